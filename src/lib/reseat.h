@@ -1,0 +1,173 @@
+/* libreseat: checkpoint and restore of live processes in which the capability space never goes wrong.
+ *
+ * Functions return 0 or a negative errno, take an optional `struct reseat_error **` last (a code and a
+ * sentence for people), and write results through `ret_` parameters only on success. A function that fails
+ * has changed nothing: the target runs on as it was. "Capability" here is a file descriptor slot's content,
+ * never CAP_*.
+ *
+ * Structures of options begin with zero-initialised fields: `struct reseat_checkpoint_options o = {0};` asks
+ * for the usual. The library keeps no global state; calls from several threads on different processes are
+ * fine. A call uses ptrace(2), so its thread must not already be tracing the target. */
+#ifndef RESEAT_H
+#define RESEAT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RESEAT_VERSION "0.1.0"
+
+/* ---- errors ---- */
+
+struct reseat_error;
+/* The negative errno. */
+int reseat_error_code(const struct reseat_error *error);
+/* What failed, on which PID and selector, why, and what to do about it. Lives as long as the error. For
+ * RESEAT_REFUSED one line an item. */
+const char *reseat_error_message(const struct reseat_error *error);
+void reseat_error_free(struct reseat_error *error);
+
+/* The code (as -RESEAT_REFUSED) of an operation that was refused because something would not come back as it
+ * was, and the caller did not allow that. */
+#define RESEAT_REFUSED 131 /* ENOTRECOVERABLE */
+
+enum reseat_allow {
+    RESEAT_ALLOW_NOTHING = 0,
+    RESEAT_ALLOW_DEGRADED = 1, /* things may come back with less state */
+    RESEAT_ALLOW_LOST = 2,     /* things may be missing afterwards */
+};
+
+/* Called for each thing worth saying that is not an error (what was allowed to degrade, what to look out
+ * for). */
+typedef void (*reseat_note_fn)(void *userdata, const char *sentence);
+
+/* ---- capability spaces ---- */
+
+struct reseat_capability {
+    pid_t pid;
+    unsigned selector;
+    const char *kind;   /* "file", "directory", "pipe", "tcp", "unix", "epoll", … */
+    const char *object; /* short id; equal in two rows of one listing if and only if it is the same object */
+    const char *access; /* "r", "w", "rw", or "-" for O_PATH */
+    int cloexec;
+    const char *flags; /* further status flags for people: "nonblock append" */
+    const char *name;  /* what it is, for people */
+};
+
+struct reseat_listing {
+    struct reseat_capability *capabilities;
+    size_t count;
+};
+
+/* Lists the capability spaces of one or more live processes, ordered by position in `pids`, then by selector.
+ * Stops nothing. -EPERM: a process that the caller may not trace. */
+int reseat_list_capabilities(const pid_t *pids, size_t count, struct reseat_listing **ret_listing,
+                             struct reseat_error **ret_error);
+void reseat_listing_free(struct reseat_listing *listing);
+
+/* ---- checkpoint ---- */
+
+enum reseat_checkpoint_flags {
+    RESEAT_LIVE = 1 << 0,          /* twin only; required as long as images do not exist */
+    RESEAT_LEAVE_RUNNING = 1 << 1, /* do not kill the target */
+};
+
+struct reseat_checkpoint_options {
+    unsigned flags;
+    enum reseat_allow allow;
+    reseat_note_fn note;
+    void *userdata;
+};
+
+struct reseat_checkpoint_result {
+    pid_t pid, twin;
+    uint64_t pause_ns; /* from the first thread stopped to the target killed or its last thread let go */
+    unsigned threads, capabilities;
+};
+
+/* Checkpoints process `pid` into the new directory `dir`. The target is killed unless RESEAT_LEAVE_RUNNING.
+ */
+int reseat_checkpoint(pid_t pid, const char *dir, const struct reseat_checkpoint_options *options,
+                      struct reseat_checkpoint_result *ret_result, struct reseat_error **ret_error);
+
+/* ---- restore ---- */
+
+enum reseat_restore_flags {
+    RESEAT_KEEP = 1 << 0,    /* keep a copy twin for another restore */
+    RESEAT_NEW_PID = 1 << 1, /* under a fresh PID */
+};
+
+/* Puts another object at a selector: the caller's descriptor `fd`. */
+struct reseat_slot {
+    unsigned selector;
+    int fd;
+};
+
+struct reseat_restore_options {
+    unsigned flags;
+    enum reseat_allow allow;
+    uint64_t wait_ns; /* how long to wait for the PID to become free */
+    const struct reseat_slot *slots;
+    size_t slot_count;
+    int terminal; /* > 0: a terminal to hand over to the process before it runs on (foreground group, modes)
+                   */
+    reseat_note_fn note;
+    void *userdata;
+};
+
+struct reseat_restore_result {
+    pid_t pid;
+    uint64_t restore_ns;  /* from the PID being free to the process running */
+    unsigned slots, same; /* of `slots` selectors `same` hold the same object as before */
+    int pidfd;            /* of the restored process; the caller closes it */
+};
+
+int reseat_restore(const char *dir, const struct reseat_restore_options *options,
+                   struct reseat_restore_result *ret_result, struct reseat_error **ret_error);
+
+/* ---- verify, list, drop ---- */
+
+struct reseat_difference {
+    unsigned selector;
+    const char *sentence;
+};
+
+struct reseat_verification {
+    pid_t pid, twin;
+    unsigned slots, same;
+    struct reseat_difference *differences;
+    size_t difference_count;
+};
+
+/* Compares process `pid` (0: the one that the checkpoint was taken of) slot by slot with the twin of `dir`.
+ */
+int reseat_verify(const char *dir, pid_t pid, struct reseat_verification **ret_verification,
+                  struct reseat_error **ret_error);
+void reseat_verification_free(struct reseat_verification *verification);
+
+struct reseat_twin {
+    char *dir; /* NULL: a twin without a directory (Reseat was killed in the middle) */
+    pid_t pid, twin;
+    uint64_t age_ns;
+    uint64_t private_bytes;
+    unsigned capabilities;
+    int target_runs; /* the process itself is alive */
+};
+
+/* The checkpoints on this machine that have a live twin and that the caller may see. */
+int reseat_list_twins(struct reseat_twin **ret_twins, size_t *ret_count, struct reseat_error **ret_error);
+void reseat_twins_free(struct reseat_twin *twins, size_t count);
+
+/* Ends the twin of `dir`, and so lets go of what it held; removes the directory. */
+int reseat_drop(const char *dir, struct reseat_error **ret_error);
+/* The same for a twin without a directory. */
+int reseat_drop_twin(pid_t twin, struct reseat_error **ret_error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,195 @@
+/* The snapshot: the one plain value that flows through everything. Captured from a stopped target, written
+ * beside a twin, read again, rebuilt from. Rows are fixed-size, fixed-width and padded by hand, because a row
+ * in memory *is* a row in the file (little-endian, sections `.reseat.*` with their sh_entsize; see
+ * image/image.h). New fields go to the end of a row, so that an older, shorter row still reads: what it lacks
+ * is zero.
+ *
+ * Numbers of processes and threads are as the PID namespace of Reseat sees them, unless `ns_` stands before
+ * them. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SNAPSHOT_VERSION        1
+#define SNAPSHOT_NS_LEVELS      8    /* PID namespaces within each other; the kernel allows 32 */
+#define SNAPSHOT_AFFINITY_BYTES 1024 /* 8,192 processors, the kernel's most */
+#define SNAPSHOT_TERMIOS_BYTES  44   /* struct termios2 */
+
+enum snapshot_form {
+    SNAPSHOT_FORM_HEIR = 1, /* the twin shares memory and table with the target, which was killed */
+    SNAPSHOT_FORM_COPY = 2, /* the twin has copies of its own */
+};
+
+enum snapshot_process_flags {
+    SNAPSHOT_STOPPED = 1 << 0, /* by a signal, when it was checkpointed */
+    SNAPSHOT_LEADS_GROUP = 1 << 1,
+    SNAPSHOT_LEADS_SESSION = 1 << 2,
+    SNAPSHOT_IN_FOREGROUND = 1 << 3, /* its group was the terminal's foreground group */
+    SNAPSHOT_SUBREAPER = 1 << 4,
+    SNAPSHOT_FILTERED = 1 << 5, /* has a seccomp filter */
+    SNAPSHOT_LEFT_RUNNING = 1 << 6,
+    SNAPSHOT_LOCKS_FUTURE = 1 << 7, /* mlockall(MCL_FUTURE) */
+    SNAPSHOT_HAS_TERMIOS = 1 << 8,
+    SNAPSHOT_NEW_SESSION_TTY = 1 << 9, /* led its session and had a controlling terminal */
+};
+
+struct snapshot_itimer {
+    uint64_t interval_us, value_us;
+};
+
+struct snapshot_process {
+    uint32_t version; /* SNAPSHOT_VERSION */
+    uint32_t form;
+    uint32_t flags;
+    uint32_t pid;
+    uint32_t ns_level_count; /* 1: only our own PID namespace */
+    uint32_t ns_pids[SNAPSHOT_NS_LEVELS];
+    uint32_t parent, group, session;
+    uint32_t tty; /* device number of the controlling terminal, 0: none */
+    uint32_t parent_death_signal;
+    char comm[16];
+
+    /* The twin. */
+    uint32_t twin;
+    uint32_t ns_twin; /* in its innermost PID namespace */
+    uint64_t twin_start_time;
+    char boot_id[40];
+    uint64_t scratch_address, scratch_length; /* our mapping in the twin's memory */
+    uint64_t stub_address;                    /* see target/target.h */
+
+    uint64_t realtime_ns; /* when the checkpoint was taken */
+    uint64_t pause_ns;    /* how long the target stood still */
+    struct snapshot_itimer itimers[3];
+    uint8_t termios[SNAPSHOT_TERMIOS_BYTES];
+    uint32_t capability_count;
+    uint64_t timer_slack_default_ns;
+};
+
+enum snapshot_thread_flags {
+    SNAPSHOT_THREAD_NO_NEW_PRIVS = 1 << 0,
+};
+
+struct snapshot_thread {
+    uint32_t tid;
+    uint32_t flags;
+    uint32_t ns_tids[SNAPSHOT_NS_LEVELS];
+    uint64_t regs[32]; /* as PTRACE_GETREGSET NT_PRSTATUS gives them; a system call in progress is set to be
+                          made again */
+    uint64_t xstate_offset, xstate_length; /* in blobs; NT_X86_XSTATE */
+    uint64_t signal_mask;
+    uint64_t robust_list, robust_list_length;
+    uint64_t tid_address;
+    uint64_t altstack_address, altstack_length;
+    uint32_t altstack_flags, rseq_length;
+    uint64_t rseq_address;
+    uint32_t rseq_signature, rseq_flags;
+    uint64_t dispatch_mode, dispatch_selector, dispatch_offset, dispatch_length; /* syscall user dispatch */
+    uint64_t timer_slack_ns;
+    uint64_t gs_base;
+    char name[16];
+    uint8_t scheduling[56]; /* struct sched_attr */
+    uint32_t affinity_length;
+    uint32_t reserved;
+    uint8_t affinity[SNAPSHOT_AFFINITY_BYTES / 8];
+};
+
+/* A signal that waits to be delivered. */
+struct snapshot_signal {
+    uint32_t tid; /* 0: to the process */
+    uint32_t reserved;
+    uint8_t siginfo[128];
+};
+
+/* A POSIX timer, timer_create(2). */
+struct snapshot_timer {
+    int32_t id;
+    int32_t clock;
+    int32_t notify; /* SIGEV_* */
+    int32_t signal;
+    uint64_t value;  /* sigev_value */
+    uint32_t ns_tid; /* SIGEV_THREAD_ID */
+    uint32_t reserved;
+    uint64_t interval_ns, remaining_ns; /* remaining 0: not armed */
+};
+
+enum snapshot_region_flags {
+    SNAPSHOT_REGION_DONTFORK = 1 << 0,
+    SNAPSHOT_REGION_WIPEONFORK = 1 << 1,
+    SNAPSHOT_REGION_LOCKED = 1 << 2,
+    SNAPSHOT_REGION_LOCKED_ONFAULT = 1 << 3,
+};
+
+/* A region whose treatment a fork changes (copy form only). */
+struct snapshot_region {
+    uint64_t start, end;
+    uint32_t flags;
+    uint32_t reserved;
+};
+
+/* Whom a capability sends signals to: F_SETOWN_EX, F_SETSIG. */
+struct snapshot_owner {
+    uint32_t selector;
+    int32_t type; /* F_OWNER_* */
+    int32_t pid;  /* in the innermost namespace */
+    int32_t signal;
+};
+
+/* A POSIX record lock; the copy has to take it again. */
+struct snapshot_lock {
+    uint32_t selector;
+    int32_t type; /* F_RDLCK, F_WRLCK */
+    int64_t start, length;
+};
+
+/* Position and status flags of a file (copy form: the target that runs on moves them). */
+struct snapshot_position {
+    uint32_t selector;
+    uint32_t status_flags;
+    int64_t offset; /* -1: cannot be positioned */
+};
+
+/* One entry of an epoll interest set. */
+struct snapshot_interest {
+    uint32_t epoll_selector;
+    uint32_t selector;
+    uint32_t events;
+    uint32_t is_signalfd; /* must be removed and added again in every restored process */
+    uint64_t data;
+};
+
+/* A descriptor on a procfs file of the process itself: opened again in the restored process. */
+struct snapshot_reopen {
+    uint32_t selector;
+    uint32_t status_flags;
+    uint32_t descriptor_flags;
+    uint32_t alias_of; /* selector that is opened first, or itself */
+    int64_t offset;
+    uint64_t path_offset; /* in blobs: NUL-terminated, relative to /proc/self */
+};
+
+/* Every table of a snapshot: X(type, plural name, section). */
+#define SNAPSHOT_TABLES(X)                                                                                   \
+    X(struct snapshot_thread, threads, ".reseat.thread")                                                     \
+    X(struct snapshot_signal, signals, ".reseat.signal")                                                     \
+    X(struct snapshot_timer, timers, ".reseat.timer")                                                        \
+    X(struct snapshot_region, regions, ".reseat.region")                                                     \
+    X(struct snapshot_owner, owners, ".reseat.owner")                                                        \
+    X(struct snapshot_lock, locks, ".reseat.lock")                                                           \
+    X(struct snapshot_position, positions, ".reseat.position")                                               \
+    X(struct snapshot_interest, interests, ".reseat.interest")                                               \
+    X(struct snapshot_reopen, reopens, ".reseat.reopen")                                                     \
+    X(uint8_t, blobs, ".reseat.blob")
+
+struct snapshot {
+    struct snapshot_process process;
+#define X(type, name, section)                                                                               \
+    type *name;                                                                                              \
+    size_t name##_count;
+    SNAPSHOT_TABLES(X)
+#undef X
+};
+
+/* Adds bytes to `blobs` (aligned to 8) and says where. -ENOMEM. */
+int snapshot_add_blob(struct snapshot *snapshot, const void *data, size_t length, uint64_t *ret_offset);
+void snapshot_free(struct snapshot *snapshot);
