@@ -16,13 +16,13 @@
 
 /* ---- resources ---- */
 
-#define _cleanup_(function)     __attribute__((cleanup(function)))
-#define _cleanup_free_          _cleanup_(base_free)
-#define _cleanup_close_         _cleanup_(base_close)
-#define _cleanup_fclose_        _cleanup_(base_fclose)
-#define _cleanup_closedir_      _cleanup_(base_closedir)
-#define _cleanup_error_         _cleanup_(base_error_free)
-#define _printf_(format, first) __attribute__((format(printf, format, first)))
+#define _cleanup_(function)       __attribute__((cleanup(function)))
+#define _cleanup_free_            _cleanup_(base_free)
+#define _cleanup_close_           _cleanup_(base_close)
+#define _cleanup_fclose_          _cleanup_(base_fclose)
+#define _cleanup_closedir_        _cleanup_(base_closedir)
+#define _cleanup_error_           _cleanup_(base_error_free)
+#define _printf_(position, first) __attribute__((__format__(printf, position, first)))
 
 /* Hands a resource on: yields its value and leaves the "nothing" value behind for the cleanup. */
 #define TAKE_GENERIC(variable, nothing)                                                                      \

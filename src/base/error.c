@@ -24,7 +24,7 @@ static int set_message(struct reseat_error **ret_error, int code, char *message)
     return code;
 }
 
-static char *format_message(const char *format, va_list arguments)
+static _printf_(1, 0) char *format_message(const char *format, va_list arguments)
 {
     char *text = NULL;
     return vasprintf(&text, format, arguments) < 0 ? NULL : text;
