@@ -21,15 +21,18 @@ extern "C" {
 
 #define RESEAT_VERSION "0.1.0"
 
+/* The library is built with everything else hidden. */
+#define RESEAT_API __attribute__((visibility("default")))
+
 /* ---- errors ---- */
 
 struct reseat_error;
 /* The negative errno. */
-int reseat_error_code(const struct reseat_error *error);
+RESEAT_API int reseat_error_code(const struct reseat_error *error);
 /* What failed, on which PID and selector, why, and what to do about it. Lives as long as the error. For
  * RESEAT_REFUSED one line an item. */
-const char *reseat_error_message(const struct reseat_error *error);
-void reseat_error_free(struct reseat_error *error);
+RESEAT_API const char *reseat_error_message(const struct reseat_error *error);
+RESEAT_API void reseat_error_free(struct reseat_error *error);
 
 /* The code (as -RESEAT_REFUSED) of an operation that was refused because something would not come back as it
  * was, and the caller did not allow that. */
@@ -65,9 +68,9 @@ struct reseat_listing {
 
 /* Lists the capability spaces of one or more live processes, ordered by position in `pids`, then by selector.
  * Stops nothing. -EPERM: a process that the caller may not trace. */
-int reseat_list_capabilities(const pid_t *pids, size_t count, struct reseat_listing **ret_listing,
-                             struct reseat_error **ret_error);
-void reseat_listing_free(struct reseat_listing *listing);
+RESEAT_API int reseat_list_capabilities(const pid_t *pids, size_t count, struct reseat_listing **ret_listing,
+                                        struct reseat_error **ret_error);
+RESEAT_API void reseat_listing_free(struct reseat_listing *listing);
 
 /* ---- checkpoint ---- */
 
@@ -91,8 +94,9 @@ struct reseat_checkpoint_result {
 
 /* Checkpoints process `pid` into the new directory `dir`. The target is killed unless RESEAT_LEAVE_RUNNING.
  */
-int reseat_checkpoint(pid_t pid, const char *dir, const struct reseat_checkpoint_options *options,
-                      struct reseat_checkpoint_result *ret_result, struct reseat_error **ret_error);
+RESEAT_API int reseat_checkpoint(pid_t pid, const char *dir, const struct reseat_checkpoint_options *options,
+                                 struct reseat_checkpoint_result *ret_result,
+                                 struct reseat_error **ret_error);
 
 /* ---- restore ---- */
 
@@ -126,8 +130,8 @@ struct reseat_restore_result {
     int pidfd;            /* of the restored process; the caller closes it */
 };
 
-int reseat_restore(const char *dir, const struct reseat_restore_options *options,
-                   struct reseat_restore_result *ret_result, struct reseat_error **ret_error);
+RESEAT_API int reseat_restore(const char *dir, const struct reseat_restore_options *options,
+                              struct reseat_restore_result *ret_result, struct reseat_error **ret_error);
 
 /* ---- verify, list, drop ---- */
 
@@ -145,9 +149,9 @@ struct reseat_verification {
 
 /* Compares process `pid` (0: the one that the checkpoint was taken of) slot by slot with the twin of `dir`.
  */
-int reseat_verify(const char *dir, pid_t pid, struct reseat_verification **ret_verification,
-                  struct reseat_error **ret_error);
-void reseat_verification_free(struct reseat_verification *verification);
+RESEAT_API int reseat_verify(const char *dir, pid_t pid, struct reseat_verification **ret_verification,
+                             struct reseat_error **ret_error);
+RESEAT_API void reseat_verification_free(struct reseat_verification *verification);
 
 struct reseat_twin {
     char *dir; /* NULL: a twin without a directory (Reseat was killed in the middle) */
@@ -159,13 +163,14 @@ struct reseat_twin {
 };
 
 /* The checkpoints on this machine that have a live twin and that the caller may see. */
-int reseat_list_twins(struct reseat_twin **ret_twins, size_t *ret_count, struct reseat_error **ret_error);
-void reseat_twins_free(struct reseat_twin *twins, size_t count);
+RESEAT_API int reseat_list_twins(struct reseat_twin **ret_twins, size_t *ret_count,
+                                 struct reseat_error **ret_error);
+RESEAT_API void reseat_twins_free(struct reseat_twin *twins, size_t count);
 
 /* Ends the twin of `dir`, and so lets go of what it held; removes the directory. */
-int reseat_drop(const char *dir, struct reseat_error **ret_error);
+RESEAT_API int reseat_drop(const char *dir, struct reseat_error **ret_error);
 /* The same for a twin without a directory. */
-int reseat_drop_twin(pid_t twin, struct reseat_error **ret_error);
+RESEAT_API int reseat_drop_twin(pid_t twin, struct reseat_error **ret_error);
 
 #ifdef __cplusplus
 }
