@@ -1,0 +1,236 @@
+/* The stub and the scratch pages: the first foothold in a target, and the last thing that is taken away
+ * again.
+ *
+ * The stub stands in executable bytes that nothing uses: the zeros at the end of the vDSO, or else of another
+ * private executable mapping. ptrace may write there (FOLL_FORCE makes a private copy of the page); the bytes
+ * are zeroed again afterwards. See vdso(7), proc_pid_maps(5). */
+#include "target/target.h"
+
+#include <errno.h>
+#include <linux/ptrace.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#define PAGE_BYTES     4096
+#define STUB_ALIGNMENT 16
+
+static bool is_zero(const uint8_t *bytes, size_t length)
+{
+    for (size_t i = 0; i < length; i++)
+        if (bytes[i])
+            return false;
+    return true;
+}
+
+/* Whether the last bytes of this mapping are free for the stub. */
+static bool has_room(struct target *target, uint64_t end)
+{
+    uint8_t tail[ARCH_STUB_BYTES];
+    return target_read(target, end - sizeof tail, tail, sizeof tail) == 0 && is_zero(tail, sizeof tail);
+}
+
+static int find_stub_place(struct target *target, uint64_t *ret_address, struct reseat_error **ret_error)
+{
+    _cleanup_free_ char *maps = NULL;
+    int r = file_read(target->proc_fd, "maps", &maps, NULL);
+    if (r < 0)
+        return error_errno(ret_error, r, "reading the memory map of process %d", target->pid);
+    uint64_t found = 0;
+    char *position = maps;
+    for (char *line; (line = strsep(&position, "\n")) && *line;) {
+        unsigned long start, end;
+        char permissions[5];
+        if (sscanf(line, "%lx-%lx %4s", &start, &end, permissions) != 3 || strcmp(permissions, "r-xp") != 0)
+            continue;
+        bool is_vdso = strstr(line, "[vdso]");
+        if ((is_vdso || !found) && has_room(target, end))
+            found = end - ARCH_STUB_BYTES;
+        if (is_vdso && found)
+            break;
+    }
+    if (!found)
+        return error_set(
+            ret_error, -ENOSPC,
+            "process %d has no unused %d bytes of executable padding (it has no vDSO, or a full one)",
+            target->pid, ARCH_STUB_BYTES);
+    *ret_address = found & ~(uint64_t)(STUB_ALIGNMENT - 1);
+    return 0;
+}
+
+static int write_stub(struct target *target, struct reseat_error **ret_error)
+{
+    uint64_t address = target->stub_address;
+    int r = address ? 0 : find_stub_place(target, &address, ret_error);
+    if (r < 0)
+        return r;
+    uint8_t stub[ARCH_STUB_BYTES] = {0};
+    struct target_thread *leader = &target->threads[0];
+    arch_stub_build(stub, address, leader->regs, leader->signal_mask);
+    r = target_write(target, address, stub, sizeof stub);
+    if (r < 0)
+        return error_errno(ret_error, r, "writing the stub into process %d at %#lx", target->pid,
+                           (unsigned long)address);
+    target->stub_address = address;
+    return 0;
+}
+
+/* Runs the leader until it leaves the system call of the stub. Other stops on the way (a group stop, a signal
+ * that cannot be blocked) are passed over. */
+static int run_to_exit(struct target *target, struct target_thread *leader)
+{
+    for (int stops_seen = 0; stops_seen < 2;) {
+        if (ptrace(PTRACE_SYSCALL, leader->tid, NULL, NULL) < 0)
+            return -errno;
+        leader->is_stopped = false;
+        int status;
+        int r = target_wait_stop(leader->tid, TARGET_STOP_TIMEOUT_NS, &status);
+        if (r < 0)
+            return r;
+        leader->is_stopped = true;
+        if (status >> 16)
+            continue;
+        if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+            stops_seen++;
+        else
+            leader->held_signal = WSTOPSIG(status);
+    }
+    return 0;
+}
+
+int64_t target_system_call(struct target *target, long number, const uint64_t arguments[6],
+                           struct reseat_error **ret_error)
+{
+    struct target_thread *leader = &target->threads[0];
+    int r = write_stub(target, ret_error);
+    if (r < 0)
+        return r;
+    uint64_t regs[ARCH_REGS_WORDS];
+    memcpy(regs, leader->regs, sizeof regs);
+    arch_enter_stub(regs, target->stub_address, number, arguments);
+
+    /* Registers first, then the mask: from the stub the thread would put its mask back by itself. */
+    r = target_set_regs(leader->tid, regs);
+    leader->is_moved = true;
+    if (r == 0)
+        r = target_set_signal_mask(leader->tid, program_signal_mask(0));
+    if (r == 0 && ptrace(PTRACE_SETOPTIONS, leader->tid, NULL,
+                         (uint64_t)(target->trace_options | PTRACE_O_TRACESYSGOOD)) < 0)
+        r = -errno;
+    if (r == 0)
+        r = run_to_exit(target, leader);
+    if (r == 0)
+        r = target_get_regs(leader->tid, regs);
+    ptrace(PTRACE_SETOPTIONS, leader->tid, NULL, (uint64_t)target->trace_options);
+    if (r < 0)
+        return error_errno(ret_error, r, "running system call %ld in process %d", number, target->pid);
+    return arch_result(regs);
+}
+
+int target_map_scratch(struct target *target, size_t data_length, struct reseat_error **ret_error)
+{
+    size_t length = PAGE_BYTES + ((data_length + PAGE_BYTES - 1) & ~(size_t)(PAGE_BYTES - 1));
+    _cleanup_free_ uint8_t *mirror = calloc(1, length - PAGE_BYTES);
+    if (!mirror)
+        return error_errno(ret_error, -ENOMEM, "making room for %zu bytes", length);
+    /* Never writable and executable at once, which some systems forbid. MAP_STACK keeps huge pages away. */
+    int64_t address =
+        target_system_call(target, SYS_mmap,
+                           (const uint64_t[6]){0, length, PROT_READ | PROT_EXEC,
+                                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK,
+                                               (uint64_t)-1, 0},
+                           ret_error);
+    if (address < 0)
+        return error_errno(ret_error, (int)address, "mapping %zu bytes in process %d", length, target->pid);
+    target->scratch = (struct scratch){(uint64_t)address, length, TAKE_PTR(mirror), 0};
+    int64_t r = target_system_call(target, SYS_mprotect,
+                                   (const uint64_t[6]){(uint64_t)address + PAGE_BYTES, length - PAGE_BYTES,
+                                                       PROT_READ | PROT_WRITE},
+                                   ret_error);
+    if (r < 0)
+        return error_errno(ret_error, (int)r, "protecting the scratch pages of process %d", target->pid);
+    r = target_write(target, (uint64_t)address, arch_interpreter,
+                     (size_t)(arch_interpreter_end - arch_interpreter));
+    if (r < 0)
+        return error_errno(ret_error, (int)r, "writing the interpreter into process %d", target->pid);
+    return 0;
+}
+
+int target_unmap_scratch(struct target *target, struct reseat_error **ret_error)
+{
+    int64_t r = 0;
+    if (target->scratch.address)
+        r = target_system_call(target, SYS_munmap,
+                               (const uint64_t[6]){target->scratch.address, target->scratch.length},
+                               ret_error);
+    target->scratch.address = 0;
+    if (target->stub_address && r == 0) {
+        /* The leader stands behind the system call in the stub: put it back before the stub goes. */
+        struct target_thread *leader = &target->threads[0];
+        target_set_signal_mask(leader->tid, leader->signal_mask);
+        target_set_regs(leader->tid, leader->regs);
+        leader->is_moved = false;
+        static const uint8_t nothing[ARCH_STUB_BYTES];
+        r = target_write(target, target->stub_address, nothing, sizeof nothing);
+        target->stub_address = 0;
+    }
+    return r < 0 ? error_errno(ret_error, (int)r, "unmapping the scratch pages of process %d", target->pid)
+                 : 0;
+}
+
+int target_adopt_scratch(struct target *target, uint64_t address, uint64_t length, uint64_t stub_address,
+                         struct reseat_error **ret_error)
+{
+    uint8_t interpreter[PAGE_BYTES];
+    size_t interpreter_length = (size_t)(arch_interpreter_end - arch_interpreter);
+    int r = target_read(target, address, interpreter, interpreter_length);
+    if (r < 0 || memcmp(interpreter, arch_interpreter, interpreter_length) != 0)
+        return error_set(ret_error, -EBADMSG, "process %d has no scratch pages of ours at %#lx", target->pid,
+                         (unsigned long)address);
+    uint8_t *mirror = calloc(1, length - PAGE_BYTES);
+    if (!mirror)
+        return error_errno(ret_error, -ENOMEM, "making room for %lu bytes", (unsigned long)length);
+    free(target->scratch.mirror);
+    target->scratch = (struct scratch){address, length, mirror, 0};
+    target->stub_address = stub_address;
+    return 0;
+}
+
+uint64_t scratch_interpreter(const struct scratch *scratch)
+{
+    return scratch->address;
+}
+
+uint64_t scratch_take(struct scratch *scratch, size_t length, size_t alignment, void *ret_mirror)
+{
+    size_t offset = (scratch->used + alignment - 1) & ~(alignment - 1);
+    if (offset > scratch->length - PAGE_BYTES || length > scratch->length - PAGE_BYTES - offset)
+        return 0;
+    scratch->used = offset + length;
+    memset(scratch->mirror + offset, 0, length);
+    if (ret_mirror)
+        *(void **)ret_mirror = scratch->mirror + offset;
+    return scratch->address + PAGE_BYTES + offset;
+}
+
+void *scratch_mirror(struct scratch *scratch, uint64_t address)
+{
+    return scratch->mirror + (address - scratch->address - PAGE_BYTES);
+}
+
+int target_flush_scratch(struct target *target, struct reseat_error **ret_error)
+{
+    struct scratch *scratch = &target->scratch;
+    int r = target_write(target, scratch->address + PAGE_BYTES, scratch->mirror, scratch->used);
+    return r < 0 ? error_errno(ret_error, r, "writing a program into process %d", target->pid) : 0;
+}
+
+int target_fetch_scratch(struct target *target, struct reseat_error **ret_error)
+{
+    struct scratch *scratch = &target->scratch;
+    int r = target_read(target, scratch->address + PAGE_BYTES, scratch->mirror, scratch->used);
+    return r < 0 ? error_errno(ret_error, r, "reading results from process %d", target->pid) : 0;
+}
