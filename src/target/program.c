@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <linux/futex.h>
-#include <linux/ptrace.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -171,11 +170,7 @@ int program_start(struct target *target, struct target_thread *thread, const str
     uint64_t regs[ARCH_REGS_WORDS];
     memcpy(regs, thread->regs, sizeof regs);
     arch_enter(regs, scratch_interpreter(&target->scratch), program->address);
-    /* Registers first, then the mask: from the program the thread would put its mask back by itself. */
-    int r = target_set_regs(thread->tid, regs);
-    thread->is_moved = true;
-    if (r == 0)
-        r = target_set_signal_mask(thread->tid, program_signal_mask(target->report_signal));
+    int r = target_move_thread(thread, regs, target->report_signal);
     if (r == 0)
         r = resume(thread);
     return r < 0 ? error_errno(ret_error, r, "starting a program in thread %d", thread->tid) : 0;

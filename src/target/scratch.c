@@ -7,7 +7,6 @@
 #include "target/target.h"
 
 #include <errno.h>
-#include <linux/ptrace.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -80,7 +79,7 @@ static int write_stub(struct target *target, struct reseat_error **ret_error)
 
 /* Runs the leader until it leaves the system call of the stub. Other stops on the way (a group stop, a signal
  * that cannot be blocked) are passed over. */
-static int run_to_exit(struct target *target, struct target_thread *leader)
+static int run_to_exit(struct target_thread *leader)
 {
     for (int stops_seen = 0; stops_seen < 2;) {
         if (ptrace(PTRACE_SYSCALL, leader->tid, NULL, NULL) < 0)
@@ -112,19 +111,11 @@ int64_t target_system_call(struct target *target, long number, const uint64_t ar
     memcpy(regs, leader->regs, sizeof regs);
     arch_enter_stub(regs, target->stub_address, number, arguments);
 
-    /* Registers first, then the mask: from the stub the thread would put its mask back by itself. */
-    r = target_set_regs(leader->tid, regs);
-    leader->is_moved = true;
+    r = target_move_thread(leader, regs, 0);
     if (r == 0)
-        r = target_set_signal_mask(leader->tid, program_signal_mask(0));
-    if (r == 0 && ptrace(PTRACE_SETOPTIONS, leader->tid, NULL,
-                         (uint64_t)(target->trace_options | PTRACE_O_TRACESYSGOOD)) < 0)
-        r = -errno;
-    if (r == 0)
-        r = run_to_exit(target, leader);
+        r = run_to_exit(leader);
     if (r == 0)
         r = target_get_regs(leader->tid, regs);
-    ptrace(PTRACE_SETOPTIONS, leader->tid, NULL, (uint64_t)target->trace_options);
     if (r < 0)
         return error_errno(ret_error, r, "running system call %ld in process %d", number, target->pid);
     return arch_result(regs);

@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/ptrace.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -19,7 +18,9 @@
 #include <time.h>
 
 /* Debian 12's headers have these as enumerators of another name or not at all. */
-#define EVENT_STOP 128 /* PTRACE_EVENT_STOP */
+#define EVENT_STOP                       128 /* PTRACE_EVENT_STOP */
+#define SET_SYSCALL_USER_DISPATCH_CONFIG 0x4210
+#define GET_SYSCALL_USER_DISPATCH_CONFIG 0x4211
 
 /* PF_IO_WORKER and PF_USER_WORKER, include/linux/sched.h: io_uring's and vhost's threads. */
 #define KERNEL_WORKER_FLAGS 0x4010
@@ -162,7 +163,7 @@ int target_seize(pid_t pid, unsigned trace_options, struct target *ret_target,
     int r = target_open(pid, &target, ret_error);
     if (r < 0)
         return r;
-    target.trace_options = trace_options;
+    target.trace_options = trace_options | PTRACE_O_TRACESYSGOOD;
 
     _cleanup_free_ char *status = NULL;
     r = file_read(target.proc_fd, "status", &status, NULL);
@@ -271,12 +272,29 @@ static int wait_interrupted(struct target *target, struct target_thread *thread,
     }
 }
 
+int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_REGS_WORDS], int report_signal)
+{
+    /* A dispatched thread cannot make system calls for us. */
+    if (thread->dispatch.mode) {
+        struct dispatch_config off = {0};
+        trace(SET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof off, (uint64_t)&off);
+    }
+    /* Registers first, then the mask: from where they point the thread puts its mask back by itself. */
+    int r = target_set_regs(thread->tid, regs);
+    thread->is_moved = true;
+    return r < 0 ? r : target_set_signal_mask(thread->tid, program_signal_mask(report_signal));
+}
+
 static int read_state(struct target_thread *thread)
 {
     int r = target_get_regs(thread->tid, thread->regs);
     if (r < 0)
         return r;
     arch_make_restartable(thread->regs);
+    /* Linux 6.4; before, nobody can tell, and it stays as it is. */
+    if (trace(GET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
+              (uint64_t)&thread->dispatch) < 0)
+        thread->dispatch = (struct dispatch_config){0};
     return (int)trace(PTRACE_GETSIGMASK, thread->tid, sizeof thread->signal_mask,
                       (uint64_t)&thread->signal_mask);
 }
@@ -341,6 +359,9 @@ int target_thread_release(struct target *target, struct target_thread *thread)
         target_set_signal_mask(thread->tid, thread->signal_mask);
     if (thread->is_stopped)
         target_set_regs(thread->tid, thread->regs);
+    if (thread->is_moved && thread->dispatch.mode)
+        trace(SET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
+              (uint64_t)&thread->dispatch);
     thread->is_moved = false;
     thread->is_stopped = false;
     thread->is_traced = false;

@@ -23,6 +23,12 @@
  * long as it lasts. */
 #define TARGET_STOP_TIMEOUT_NS 2000000000U
 
+/* Syscall user dispatch (struct ptrace_sud_config): while a program of ours runs in the thread it is off, and
+ * of all that we change this alone does not come back by itself if we die just then. */
+struct dispatch_config {
+    uint64_t mode, selector, offset, length;
+};
+
 struct target_thread {
     pid_t tid;
     pid_t ns_tid; /* in its innermost PID namespace */
@@ -32,6 +38,7 @@ struct target_thread {
     int held_signal;                /* arrived while a program ran; sent again when it is let go */
     uint64_t regs[ARCH_REGS_WORDS]; /* as at the stop, with an interrupted system call set to be made again */
     uint64_t signal_mask;
+    struct dispatch_config dispatch;
 };
 
 /* Our pages in the target: first the interpreter (read, execute), then data (read, write), of which we keep a
@@ -84,6 +91,8 @@ int target_write(struct target *target, uint64_t address, const void *data, size
 int target_get_regs(pid_t tid, uint64_t regs[ARCH_REGS_WORDS]);
 int target_set_regs(pid_t tid, const uint64_t regs[ARCH_REGS_WORDS]);
 int target_set_signal_mask(pid_t tid, uint64_t mask);
+/* Gives a stopped thread registers of ours and blocks all signals but `report_signal` (0: all). */
+int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_REGS_WORDS], int report_signal);
 
 /* ---- scratch.c ---- */
 
