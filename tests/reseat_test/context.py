@@ -43,6 +43,11 @@ class Result:
         return f"{' '.join(self.arguments)}: status {self.status}\n{self.stdout}{self.stderr}".rstrip()
 
 
+def become_subreaper():
+    """Makes orphans below us our children, so that we can find and reap them."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def process_state(pid):
     """The state letter of /proc/PID/stat ("S", "Z", "T", …), None if there is no such process."""
     try:
@@ -143,7 +148,7 @@ class Context:
         self._statuses = {}  # PID -> ends not yet asked for, oldest first
         self._deferred = []
         self._count = 0
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        become_subreaper()
 
     # ---- asking ----
 

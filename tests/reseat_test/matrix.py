@@ -1,0 +1,266 @@
+"""Runs subjects (tests/subjects/subject.h) in every mode.
+
+A subject is started as our child, prints `ready`, and goes on when it reads a byte from its go pipe. In between it is
+checkpointed and restored in one of these ways:
+
+    plain    nothing at all; shows that the subject itself is right (only with --without-reseat)
+    heir     checkpoint (kills it), restore, go
+    copy     checkpoint --leave-running, go: the target checks itself and ends; restore, go: the restored one does too
+    run-on   checkpoint --leave-running three times, each twin dropped, go
+    keep     checkpoint, restore --keep, go until it ends; restore again, go
+    twice    heir, two times in a row
+    new-pid  checkpoint, restore --new-pid, go                                  (subjects that say they can)
+    beside   checkpoint --leave-running, restore --new-pid beside it, go, both  (subjects that say they can)
+"""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+from .context import Failure, Skip, process_children, process_name, process_state
+
+MODES = ["heir", "copy", "run-on", "keep", "twice", "new-pid", "beside"]
+NEW_PID_MODES = ["new-pid", "beside"]
+REFUSED = 3
+SKIPPED = 77
+HIGH = 100  # what we hand to a subject comes in above this; it moves it to where it wants it
+
+
+class Subject:
+    """One row of a subject program's table, as `PROGRAM --list` prints it."""
+
+    def __init__(self, program, line):
+        name, flags, skip, refused = line.split("\t")
+        self.program, self.name = program, name
+        self.flags = flags.split()
+        self.skip, self.refused = by_mode(skip), by_mode(refused)
+
+    @property
+    def title(self):
+        return f"{os.path.basename(self.program)}/{self.name}"
+
+    def modes(self):
+        return [mode for mode in MODES if mode not in NEW_PID_MODES or "new-pid" in self.flags]
+
+
+def by_mode(text):
+    """{"copy": "reason", …} from "copy,keep: reason; twice: another"."""
+    reasons = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        modes, _, reason = part.partition(":")
+        for mode in modes.split(","):
+            for one in MODES if mode.strip() == "all" else [mode.strip()]:
+                if one not in MODES:
+                    raise ValueError(f"no mode {one!r} in {text!r}")
+                reasons[one] = reason.strip()
+    return reasons
+
+
+class Stage:
+    """One subject in one mode, from its start to its last outcome."""
+
+    def __init__(self, context, subject, mode):
+        self.context, self.subject, self.mode = context, subject, mode
+        self.refused = subject.refused.get(mode)
+        self.peer = None
+        self.log = open(context.path("stderr"), "ab")
+        go, self.go_end = os.pipe()
+        go_high = fcntl.fcntl(go, fcntl.F_DUPFD, HIGH)
+        os.close(go)
+        handed, environment = [go_high], {"SUBJECT_GO": str(go_high)}
+        if "peer" in subject.flags:
+            ours, theirs = (fcntl.fcntl(end.detach(), fcntl.F_DUPFD, HIGH) for end in socket.socketpair())
+            self.peer = context.start([subject.program, "--peer", subject.name], stdin=None, stderr=self.log,
+                                      pass_fds=[theirs], environment={"SUBJECT_PEER": str(theirs)})
+            handed, environment = handed + [ours], {**environment, "SUBJECT_PEER": str(ours)}
+        self.target = context.start([subject.program, subject.name], stdin=None, stderr=self.log, pass_fds=handed,
+                                    environment=environment)
+        for fd in handed + ([theirs] if self.peer else []):
+            os.close(fd)
+
+    # ---- the subject's side ----
+
+    def wait_ready(self):
+        self.read_line("ready")
+        if "nested" in self.subject.flags:  # our child, the namespace's init, and then the subject
+            (init,) = process_children(self.target.pid)
+            (self.target.pid,) = process_children(init)
+        if "stopped" in self.subject.flags:
+            os.kill(self.target.pid, signal.SIGSTOP)
+            self.context.until(lambda: process_state(self.target.pid) == "T", "the subject to be stopped")
+
+    def read_line(self, wanted):
+        try:
+            self.target.expect("\n", 25)
+        except Failure as failure:
+            raise Failure(f"{failure}; {self.how_it_ended()}") from None
+        line = self.target.output[:self.target.seen].splitlines()[-1]
+        if line.startswith("skip: "):
+            raise Skip(line.removeprefix("skip: "))
+        if line != wanted:
+            raise Failure(line)
+
+    def how_it_ended(self):
+        status = self.context.take_status(self.target.pid)
+        state = process_state(self.target.pid)
+        return f"its state is {state}" if state else f"its status was {status}"
+
+    def go(self, count=1):
+        if "stopped" in self.subject.flags:
+            state = process_state(self.target.pid)
+            if state != "T":
+                raise Failure(f"the process was stopped by SIGSTOP before, but now its state is {state}")
+            os.kill(self.target.pid, signal.SIGCONT)
+        os.write(self.go_end, b"g" * count)
+        for _ in range(count):
+            self.read_line("ok")
+
+    def wait_gone(self):
+        pid = self.target.pid
+        self.context.until(lambda: process_state(pid) is None, "the subject to end")
+        status = self.context.take_status(pid)
+        if status not in (0, None):
+            raise Failure(f"it said ok, but its exit status was {status}")
+
+    def check_peer(self):
+        if not self.peer:
+            return
+        if self.peer.alive:
+            self.peer.kill(signal.SIGTERM)
+        status = self.peer.wait()
+        self.peer.read_available()
+        if self.peer.output or status not in (0, -signal.SIGTERM):
+            raise Failure(f"its peer: {self.peer.output.strip() or f'status {status}'}")
+
+    # ---- Reseat's side ----
+
+    def checkpoint(self, *options):
+        """Returns the directory, or None if it was refused as it should be."""
+        directory = self.context.new_name("checkpoint")
+        refused = self.refused and self.mode != "keep"
+        result = self.context.reseat("checkpoint", self.target.pid, "--live", "-o", directory, *options,
+                                     status=REFUSED if refused else 0)
+        if refused:
+            self.check_sentence(result)
+            return None
+        if "--leave-running" not in options:
+            self.wait_killed()
+        return directory
+
+    def check_sentence(self, result):
+        if self.refused not in result.stderr:
+            raise Failure(f"expected {self.refused!r} in the refusal: {result}")
+
+    def wait_killed(self):
+        pid = self.target.pid
+        self.context.until(lambda: process_state(pid) is None, "the checkpointed process to be gone")
+        self.context.take_status(pid)
+
+    def restore(self, directory, *options):
+        if "--keep" in options and self.refused:
+            self.check_sentence(self.context.reseat("restore", directory, *options, status=REFUSED))
+            options = ()
+        pid = self.context.restore(directory, *options)
+        if "--new-pid" in options:
+            if pid == self.target.pid:
+                raise Failure(f"restore --new-pid has used the old PID {pid}")
+            self.target.pid = pid
+        elif pid != self.target.pid:
+            raise Failure(f"the PID was {self.target.pid}, after the restore it is {pid}")
+        name = process_name(pid)
+        if name.startswith("reseat:"):
+            raise Failure(f"the restored process is still called {name}")
+
+    def drop(self, directory):
+        self.context.reseat("drop", directory)
+        if directory.exists():
+            raise Failure(f"{directory} is still there after it was dropped")
+
+    def must_be_used_up(self, directory):
+        if directory.exists():
+            raise Failure(f"{directory} is still there although its twin was used up")
+
+    # ---- the modes ----
+
+    def plain(self):
+        self.go()
+
+    def heir(self):
+        if directory := self.checkpoint():
+            self.restore(directory)
+            self.must_be_used_up(directory)
+        self.go()
+
+    def copy(self):
+        directory = self.checkpoint("--leave-running")
+        self.go()
+        if directory:
+            self.wait_gone()
+            self.restore(directory)
+            self.go()
+
+    def run_on(self):
+        for _ in range(3):
+            if directory := self.checkpoint("--leave-running"):
+                self.drop(directory)
+        self.go()
+
+    def keep(self):
+        directory = self.checkpoint()
+        self.restore(directory, "--keep")
+        self.go()
+        self.wait_gone()
+        if not self.refused:
+            self.restore(directory)
+            self.go()
+
+    def twice(self):
+        for _ in range(2):
+            if directory := self.checkpoint():
+                self.restore(directory)
+        self.go()
+
+    def new_pid(self):
+        if directory := self.checkpoint():
+            self.restore(directory, "--new-pid")
+        self.go()
+
+    def beside(self):
+        directory = self.checkpoint("--leave-running")
+        if directory:
+            self.restore(directory, "--new-pid")
+        self.go(2 if directory else 1)
+
+
+def run_subject(context, subject, mode):
+    """The test of one subject in one mode."""
+    if "root" in subject.flags or "nested" in subject.flags:
+        context.need_root()
+    if os.geteuid() != 0 and mode not in ["plain", "run-on"] + NEW_PID_MODES:
+        raise Skip("without CAP_CHECKPOINT_RESTORE nobody gets the old PID back")
+    if mode in subject.skip:
+        raise Skip(subject.skip[mode])
+    stage = Stage(context, subject, mode)
+    stage.wait_ready()
+    try:
+        getattr(stage, mode.replace("-", "_"))()
+        stage.wait_gone()
+        stage.check_peer()
+    except Failure as failure:
+        written = Path(context.path("stderr")).read_text(errors="replace")
+        raise Failure(f"{failure}\n{written}".rstrip()) from None
+    finally:
+        stage.log.close()
+
+
+def find_subjects(build):
+    """All rows of all subject programs in the build directory."""
+    subjects = []
+    for program in sorted(Path(build, "tests/subjects").glob("*")):
+        if program.is_file() and os.access(program, os.X_OK) and not program.suffix:
+            lines = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
+            subjects += [Subject(str(program), line) for line in lines.splitlines()]
+    return subjects
