@@ -37,3 +37,56 @@ int process_find_obstacles(pid_t pid, enum snapshot_form form, bool leave_runnin
 /* Whether the process is one that can be checkpointed at all: live, not a kernel thread, not a zombie,
  * 64-bit, not traced, ours to trace. The error says which permission is missing and what grants it. */
 int process_check_eligible(pid_t pid, struct reseat_error **ret_error);
+
+/* ---- survey.c: what can be read before the stop ---- */
+
+/* Fills the process row (numbers, family, terminal), the treatment of regions by a fork (copy form) and whom the
+ * capabilities send signals to. */
+int process_survey(pid_t pid, enum snapshot_form form, struct snapshot *snapshot, struct reseat_error **ret_error);
+
+/* ---- capture.c: what a stopped target is asked ---- */
+
+struct target;
+struct program;
+struct target_thread;
+
+/* From outside, by ptrace and procfs: registers, extended state, masks, pending signals, timers' ids, scheduling. */
+int process_capture(struct target *target, struct snapshot *snapshot, struct reseat_error **ret_error);
+
+/* Where the answers of one thread's probe stand on the scratch pages. */
+struct thread_probe {
+    uint64_t tid_address, stack_address, name_address;
+    size_t slack_call;
+};
+
+/* Adds the calls that ask a thread what cannot be seen from outside. */
+void process_probe_thread(struct program *program, struct thread_probe *ret_probe);
+void process_read_thread_probe(const struct program *program, const struct thread_probe *probe,
+                               struct snapshot_thread *ret_thread);
+
+/* The same for the process, asked through its leader. */
+struct process_probe {
+    uint64_t itimers_address, timers_address, flags_address;
+    size_t locked_call;
+};
+
+#define PROCESS_PROBE_CALLS(snapshot) (16 + (snapshot)->timers_count)
+void process_probe(struct program *program, const struct snapshot *snapshot, struct process_probe *ret_probe);
+void process_read_probe(const struct program *program, const struct process_probe *probe, struct snapshot *snapshot);
+
+/* ---- rebuild.c: from a snapshot back into a process ---- */
+
+/* A half-made process with the right PID that already has some of a snapshot. */
+struct seed {
+    struct target *target;   /* the process: its leader, stopped, with scratch pages */
+    pid_t maker, ns_maker;   /* the process that it was cloned from and replaces; killed by the commit. 0: none */
+    bool has_memory_locks;   /* what is already right: */
+    bool new_pid;            /* it has another PID, and its threads other TIDs, than in the snapshot */
+    bool filtered;           /* threads must be traced from their birth, for their filter to be suspended */
+};
+
+/* Everything but letting it run: family, names, threads, timers, signals. Afterwards all threads but the leader wait
+ * at a gate, and the leader stands at a report; if we die now, the process dies and nothing has been lost. */
+int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
+/* The point of no return: the maker is killed, the gate opens, every thread goes to where it was. */
+int process_commit(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);

@@ -90,6 +90,12 @@ void program_report(struct program *program, int signal, pid_t ns_pid, pid_t ns_
             program->calls[i].failure = call_address(program, first);
 }
 
+uint64_t program_birth(struct program *program)
+{
+    size_t call = program_call(program, NULL, -1, 0);
+    return call_address(program, call) + offsetof(struct program_call, result_address);
+}
+
 void program_park(struct program *program)
 {
     uint64_t *word;
@@ -183,6 +189,19 @@ int program_continue(struct target *target, struct target_thread *thread, struct
     return r < 0 ? error_errno(ret_error, r, "continuing the program of thread %d", thread->tid) : 0;
 }
 
+/* A process or thread that a traced clone made; it is traced, too, and stands in its first stop. */
+static int note_birth(struct target *target, pid_t tid)
+{
+    unsigned long child;
+    if (ptrace(PTRACE_GETEVENTMSG, tid, NULL, &child) < 0)
+        return -errno;
+    pid_t *birth = array_append(target->births, target->birth_count);
+    if (!birth)
+        return -ENOMEM;
+    *birth = (pid_t)child;
+    return 0;
+}
+
 int program_await(struct target *target, struct target_thread *thread, const struct program *program,
                   struct reseat_error **ret_error)
 {
@@ -197,7 +216,13 @@ int program_await(struct target *target, struct target_thread *thread, const str
         if (r < 0)
             return error_errno(ret_error, r, "waiting for the program of thread %d", thread->tid);
         thread->is_stopped = true;
-        int signal = status >> 16 ? 0 : WSTOPSIG(status);
+        int event = status >> 16;
+        if (event >= PTRACE_EVENT_FORK && event <= PTRACE_EVENT_CLONE) {
+            r = note_birth(target, thread->tid);
+            if (r < 0)
+                return error_errno(ret_error, r, "taking over a child of thread %d", thread->tid);
+        }
+        int signal = event ? 0 : WSTOPSIG(status);
         if (signal == target->report_signal) {
             uint64_t regs[ARCH_REGS_WORDS];
             r = target_get_regs(thread->tid, regs);

@@ -150,6 +150,22 @@ int target_map_scratch(struct target *target, size_t data_length, struct reseat_
     return 0;
 }
 
+/* From the exit of the stub's system call into a stop of the kind at which the kernel, when it goes on, makes
+ * interrupted system calls again and delivers signals; it does not at a system call's exit. No instruction of
+ * the stub is run. */
+static void leave_stub(struct target_thread *leader)
+{
+    int status;
+    ptrace(PTRACE_INTERRUPT, leader->tid, NULL, NULL);
+    do {
+        if (ptrace(PTRACE_CONT, leader->tid, NULL, NULL) < 0 ||
+            target_wait_stop(leader->tid, TARGET_STOP_TIMEOUT_NS, &status) < 0)
+            return;
+        if (!(status >> 16))
+            leader->held_signal = WSTOPSIG(status);
+    } while (!(status >> 16));
+}
+
 int target_unmap_scratch(struct target *target, struct reseat_error **ret_error)
 {
     int64_t r = 0;
@@ -161,9 +177,8 @@ int target_unmap_scratch(struct target *target, struct reseat_error **ret_error)
     if (target->stub_address && r == 0) {
         /* The leader stands behind the system call in the stub: put it back before the stub goes. */
         struct target_thread *leader = &target->threads[0];
-        target_set_signal_mask(leader->tid, leader->signal_mask);
-        target_set_regs(leader->tid, leader->regs);
-        leader->is_moved = false;
+        leave_stub(leader);
+        target_thread_restore(leader);
         static const uint8_t nothing[ARCH_STUB_BYTES];
         r = target_write(target, target->stub_address, nothing, sizeof nothing);
         target->stub_address = 0;

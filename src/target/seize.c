@@ -285,6 +285,31 @@ int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_RE
     return r < 0 ? r : target_set_signal_mask(thread->tid, program_signal_mask(report_signal));
 }
 
+int target_set_options(struct target *target, pid_t tid, unsigned options)
+{
+    return (int)trace(PTRACE_SETOPTIONS, tid, 0, options | target->trace_options);
+}
+
+int target_interrupt(struct target *target, struct target_thread *thread, struct reseat_error **ret_error)
+{
+    trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+    return wait_interrupted(target, thread, ret_error);
+}
+
+int target_set_xstate(pid_t tid, const void *xstate, size_t length)
+{
+    struct iovec vector = {(void *)xstate, length};
+    return (int)trace(PTRACE_SETREGSET, tid, arch_xstate_note, (uint64_t)&vector);
+}
+
+int target_seize_thread(struct target *target, pid_t tid, struct reseat_error **ret_error)
+{
+    int r = seize_thread(target, tid, ret_error);
+    if (r == 0)
+        r = error_set(ret_error, -ESRCH, "thread %d of process %d has ended", tid, target->pid);
+    return r < 0 ? r : 0;
+}
+
 static int read_state(struct target_thread *thread)
 {
     int r = target_get_regs(thread->tid, thread->regs);
@@ -347,22 +372,27 @@ int target_stop(struct target *target, struct reseat_error **ret_error)
     return 0;
 }
 
+void target_thread_restore(struct target_thread *thread)
+{
+    /* First the mask: if we die between the two, the way back that the thread is on sets the same mask again.
+     */
+    if (thread->is_moved)
+        target_set_signal_mask(thread->tid, thread->signal_mask);
+    target_set_regs(thread->tid, thread->regs);
+    if (thread->is_moved && thread->dispatch.mode)
+        trace(SET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
+              (uint64_t)&thread->dispatch);
+    thread->is_moved = false;
+}
+
 int target_thread_release(struct target *target, struct target_thread *thread)
 {
     if (!thread->is_traced)
         return 0;
     if (thread->held_signal)
         syscall(SYS_tgkill, target->pid, thread->tid, thread->held_signal);
-    /* First the mask: if we die between the two, the way back of the program that the thread is in sets the
-     * same mask again. */
-    if (thread->is_moved)
-        target_set_signal_mask(thread->tid, thread->signal_mask);
     if (thread->is_stopped)
-        target_set_regs(thread->tid, thread->regs);
-    if (thread->is_moved && thread->dispatch.mode)
-        trace(SET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
-              (uint64_t)&thread->dispatch);
-    thread->is_moved = false;
+        target_thread_restore(thread);
     thread->is_stopped = false;
     thread->is_traced = false;
     return (int)trace(PTRACE_DETACH, thread->tid, 0, 0);
@@ -407,6 +437,7 @@ void target_release(struct target *target)
     base_close(&target->proc_fd);
     base_close(&target->mem_fd);
     free(target->scratch.mirror);
+    free(target->births);
     free(target->threads);
     *target = TARGET_NONE;
 }

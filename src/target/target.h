@@ -59,6 +59,8 @@ struct target {
     size_t thread_count;
     uint64_t stub_address; /* 0: not written */
     struct scratch scratch;
+    pid_t *births; /* what its programs cloned while PTRACE_O_TRACECLONE was set */
+    size_t birth_count;
     uint64_t stop_ns; /* when the first thread was asked to stop, or 0 */
 };
 
@@ -76,7 +78,9 @@ int target_stop(struct target *target, struct reseat_error **ret_error);
 /* Lets every thread run on as it was: scratch unmapped, registers and masks put back, detached. Cleanup
  * function; in any state, also when the target has died. */
 void target_release(struct target *target);
-/* Lets one stopped thread go with the registers and the mask that stand in its struct. */
+/* Gives a stopped thread the registers and the mask that stand in its struct. */
+void target_thread_restore(struct target_thread *thread);
+/* The same, and lets it go. */
 int target_thread_release(struct target *target, struct target_thread *thread);
 /* After the target was killed: collects its threads, so that its parent can. */
 void target_reap(struct target *target);
@@ -93,6 +97,14 @@ int target_set_regs(pid_t tid, const uint64_t regs[ARCH_REGS_WORDS]);
 int target_set_signal_mask(pid_t tid, uint64_t mask);
 /* Gives a stopped thread registers of ours and blocks all signals but `report_signal` (0: all). */
 int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_REGS_WORDS], int report_signal);
+
+int target_set_xstate(pid_t tid, const void *xstate, size_t length);
+/* PTRACE_O_* on top of those that the target was seized with. */
+int target_set_options(struct target *target, pid_t tid, unsigned options);
+/* Seizes one more thread, which runs on. */
+int target_seize_thread(struct target *target, pid_t tid, struct reseat_error **ret_error);
+/* Stops a seized thread, without reading its registers. */
+int target_interrupt(struct target *target, struct target_thread *thread, struct reseat_error **ret_error);
 
 /* ---- scratch.c ---- */
 
@@ -146,6 +158,8 @@ size_t program_add(struct program *program, const char *what, long number, const
 /* Adds the report, at which a traced thread stops; ids in the innermost PID namespace, 0: found out by the
  * program. */
 void program_report(struct program *program, int signal, pid_t ns_pid, pid_t ns_tid);
+/* Begins the program of a child: returns the stack pointer to give to clone3(2). */
+uint64_t program_birth(struct program *program);
 /* Adds an endless sleep that nothing but SIGKILL ends. */
 void program_park(struct program *program);
 /* Adds a wait until the word at `gate` is not zero. */

@@ -1,0 +1,284 @@
+/* What a stopped target is asked. Most is seen from outside; the rest (tid address, alternate stack, timers)
+ * only the thread itself can be asked, so calls are added to the program that it runs anyway.
+ *
+ * Rests on ptrace(2) (PEEKSIGINFO, GETREGSET, GET_RSEQ_CONFIGURATION), get_robust_list(2), sched_getattr(2),
+ * /proc/PID/timers, PR_GET_TID_ADDRESS (prctl(2)). */
+#include "process/process.h"
+#include "target/target.h"
+
+#include <errno.h>
+#include <linux/rseq.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#define XSTATE_BYTES_MAX (64 * 1024) /* AMX has 11 KiB */
+#define SIGNALS_AT_ONCE  32
+
+/* ---- from outside ---- */
+
+static int capture_xstate(struct snapshot *snapshot, struct snapshot_thread *thread)
+{
+    static _Thread_local uint8_t buffer[XSTATE_BYTES_MAX];
+    struct iovec vector = {buffer, sizeof buffer};
+    if (ptrace(PTRACE_GETREGSET, (pid_t)thread->tid, arch_xstate_note, &vector) < 0)
+        return -errno;
+    thread->xstate_length = vector.iov_len;
+    return snapshot_add_blob(snapshot, buffer, vector.iov_len, &thread->xstate_offset);
+}
+
+/* A thread that was stopped inside a restartable sequence goes on at its abort address: the kernel would see
+ * to that itself, but only as long as the registers are those of the sequence. */
+static int leave_restartable_sequence(struct target *target, struct target_thread *thread,
+                                      const struct snapshot_thread *row)
+{
+    uint64_t descriptor = 0;
+    if (!row->rseq_address)
+        return 0;
+    int r = target_read(target, row->rseq_address + offsetof(struct rseq, rseq_cs), &descriptor,
+                        sizeof descriptor);
+    if (r < 0 || !descriptor)
+        return r;
+    struct rseq_cs section;
+    if (target_read(target, descriptor, &section, sizeof section) < 0)
+        return 0; /* not a sequence that the kernel would accept either */
+    if (arch_ip(thread->regs) - section.start_ip < section.post_commit_offset)
+        arch_set_ip(thread->regs, section.abort_ip);
+    return 0;
+}
+
+static int capture_rseq(struct target *target, struct target_thread *thread, struct snapshot_thread *row)
+{
+    struct __ptrace_rseq_configuration configuration;
+    if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread->tid, sizeof configuration, &configuration) < 0)
+        return errno == EIO || errno == EINVAL ? 0 : -errno; /* a kernel without restartable sequences */
+    row->rseq_address = configuration.rseq_abi_pointer;
+    row->rseq_length = configuration.rseq_abi_size;
+    row->rseq_signature = configuration.signature;
+    row->rseq_flags = configuration.flags;
+    return leave_restartable_sequence(target, thread, row);
+}
+
+static void capture_scheduling(struct snapshot_thread *row)
+{
+    pid_t tid = (pid_t)row->tid;
+    if (syscall(SYS_sched_getattr, tid, row->scheduling, sizeof row->scheduling, 0) < 0)
+        memset(row->scheduling, 0, sizeof row->scheduling);
+    long length = syscall(SYS_sched_getaffinity, tid, sizeof row->affinity, row->affinity);
+    row->affinity_length = length > 0 ? (uint32_t)length : 0;
+}
+
+static int capture_thread(struct target *target, struct target_thread *thread, struct snapshot *snapshot)
+{
+    struct snapshot_thread *row = array_append(snapshot->threads, snapshot->threads_count);
+    if (!row)
+        return -ENOMEM;
+    row->tid = (uint32_t)thread->tid;
+    row->ns_tids[0] = (uint32_t)thread->tid;
+    int r = capture_xstate(snapshot, row);
+    if (r == 0)
+        r = capture_rseq(target, thread, row);
+    if (r < 0)
+        return r;
+    capture_scheduling(row);
+    row->signal_mask = thread->signal_mask;
+    row->dispatch_mode = thread->dispatch.mode;
+    row->dispatch_selector = thread->dispatch.selector;
+    row->dispatch_offset = thread->dispatch.offset;
+    row->dispatch_length = thread->dispatch.length;
+    row->gs_base = arch_second_tls(thread->regs);
+    memcpy(row->regs, thread->regs, sizeof thread->regs);
+    arch_restart_from_start(row->regs);
+    if (syscall(SYS_get_robust_list, thread->tid, &row->robust_list, &row->robust_list_length) < 0)
+        return -errno;
+    return 0;
+}
+
+/* Numbers of threads in inner PID namespaces, innermost last, as clone3 needs them. */
+static int capture_levels(struct target *target, struct snapshot *snapshot)
+{
+    for (size_t i = 0; snapshot->process.ns_level_count > 1 && i < snapshot->threads_count; i++) {
+        char path[48];
+        snprintf(path, sizeof path, "task/%u/status", snapshot->threads[i].tid);
+        _cleanup_free_ char *status = NULL;
+        int r = file_read(target->proc_fd, path, &status, NULL);
+        if (r < 0)
+            return r;
+        status_ns_pids(status, snapshot->threads[i].ns_tids, SNAPSHOT_NS_LEVELS);
+    }
+    return 0;
+}
+
+static int capture_pending(struct snapshot *snapshot, pid_t tid, bool of_process)
+{
+    siginfo_t infos[SIGNALS_AT_ONCE];
+    struct __ptrace_peeksiginfo_args arguments = {
+        .flags = of_process ? PTRACE_PEEKSIGINFO_SHARED : 0,
+        .nr = SIGNALS_AT_ONCE,
+    };
+    for (;;) {
+        long count = ptrace(PTRACE_PEEKSIGINFO, tid, &arguments, infos);
+        if (count < 0)
+            return -errno;
+        for (long i = 0; i < count; i++) {
+            struct snapshot_signal *row = array_append(snapshot->signals, snapshot->signals_count);
+            if (!row)
+                return -ENOMEM;
+            row->tid = of_process ? 0 : (uint32_t)tid;
+            memcpy(row->siginfo, &infos[i], sizeof row->siginfo);
+        }
+        if (count < SIGNALS_AT_ONCE)
+            return 0;
+        arguments.off += (uint64_t)count;
+    }
+}
+
+/* Reads /proc/PID/timers: what timer_create was called with. */
+static int capture_timers(struct target *target, struct snapshot *snapshot)
+{
+    _cleanup_free_ char *text = NULL;
+    int r = file_read(target->proc_fd, "timers", &text, NULL);
+    if (r == -ENOENT)
+        return 0; /* a kernel without CONFIG_CHECKPOINT_RESTORE or POSIX timers */
+    if (r < 0)
+        return r;
+    struct snapshot_timer *row = NULL;
+    char *position = text;
+    for (char *line; (line = strsep(&position, "\n"));) {
+        int id, signal, number;
+        unsigned long value;
+        char how[16], whom[16];
+        if (sscanf(line, "ID: %d", &id) == 1) {
+            row = array_append(snapshot->timers, snapshot->timers_count);
+            if (!row)
+                return -ENOMEM;
+            row->id = id;
+        } else if (row && sscanf(line, "signal: %d/%lx", &signal, &value) == 2) {
+            row->signal = signal;
+            row->value = value;
+        } else if (row && sscanf(line, "notify: %15[a-z]/%15[a-z].%d", how, whom, &number) == 3) {
+            row->notify = strcmp(how, "none") == 0 ? SIGEV_NONE : SIGEV_SIGNAL;
+            if (strcmp(whom, "tid") == 0) {
+                row->notify |= SIGEV_THREAD_ID;
+                row->ns_tid = (uint32_t)number;
+            }
+        } else if (row && sscanf(line, "ClockID: %d", &number) == 1) {
+            row->clock = number;
+        }
+    }
+    return 0;
+}
+
+int process_capture(struct target *target, struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    for (size_t i = 0; i < target->thread_count; i++) {
+        struct target_thread *thread = &target->threads[i];
+        int r = capture_thread(target, thread, snapshot);
+        if (r == 0)
+            r = capture_pending(snapshot, thread->tid, false);
+        if (r < 0)
+            return error_errno(ret_error, r, "capturing thread %d of process %d", thread->tid, target->pid);
+    }
+    int r = capture_pending(snapshot, target->pid, true);
+    if (r == 0)
+        r = capture_levels(target, snapshot);
+    if (r == 0)
+        r = capture_timers(target, snapshot);
+    return r < 0 ? error_errno(ret_error, r, "capturing process %d", target->pid) : 0;
+}
+
+/* ---- from inside ---- */
+
+struct kernel_stack {
+    uint64_t address;
+    uint32_t flags, padding;
+    uint64_t length;
+};
+
+void process_probe_thread(struct program *program, struct thread_probe *ret_probe)
+{
+    struct scratch *scratch = program->scratch;
+    struct thread_probe probe = {
+        .tid_address = scratch_take(scratch, sizeof(uint64_t), 8, NULL),
+        .stack_address = scratch_take(scratch, sizeof(struct kernel_stack), 8, NULL),
+        .name_address = scratch_take(scratch, 16, 8, NULL),
+    };
+    program_call(program, NULL, SYS_prctl, PR_GET_TID_ADDRESS, probe.tid_address);
+    program_call(program, "asking for the alternate stack", SYS_sigaltstack, 0, probe.stack_address);
+    program_call(program, "asking for the name", SYS_prctl, PR_GET_NAME, probe.name_address);
+    probe.slack_call = program_call(program, NULL, SYS_prctl, PR_GET_TIMERSLACK);
+    *ret_probe = probe;
+}
+
+void process_read_thread_probe(const struct program *program, const struct thread_probe *probe,
+                               struct snapshot_thread *ret_thread)
+{
+    struct scratch *scratch = program->scratch;
+    struct kernel_stack stack;
+    memcpy(&ret_thread->tid_address, scratch_mirror(scratch, probe->tid_address), sizeof(uint64_t));
+    memcpy(&stack, scratch_mirror(scratch, probe->stack_address), sizeof stack);
+    memcpy(ret_thread->name, scratch_mirror(scratch, probe->name_address), sizeof ret_thread->name);
+    ret_thread->name[sizeof ret_thread->name - 1] = '\0';
+    ret_thread->altstack_address = stack.address;
+    ret_thread->altstack_length = stack.length;
+    ret_thread->altstack_flags = stack.flags;
+    int64_t slack = program_result(program, probe->slack_call);
+    ret_thread->timer_slack_ns = slack > 0 ? (uint64_t)slack : 0;
+}
+
+void process_probe(struct program *program, const struct snapshot *snapshot, struct process_probe *ret_probe)
+{
+    struct scratch *scratch = program->scratch;
+    struct process_probe probe = {
+        .itimers_address = scratch_take(scratch, 3 * sizeof(struct itimerval), 8, NULL),
+        .timers_address =
+            scratch_take(scratch, snapshot->timers_count * sizeof(struct itimerspec) + 8, 8, NULL),
+        .flags_address = scratch_take(scratch, 2 * sizeof(uint64_t), 8, NULL),
+    };
+    for (uint64_t which = 0; which < 3; which++)
+        program_call(program, "asking for an interval timer", SYS_getitimer, which,
+                     probe.itimers_address + which * sizeof(struct itimerval));
+    for (size_t i = 0; i < snapshot->timers_count; i++)
+        program_call(program, "asking for a timer", SYS_timer_gettime, (uint64_t)snapshot->timers[i].id,
+                     probe.timers_address + i * sizeof(struct itimerspec));
+    program_call(program, NULL, SYS_prctl, PR_GET_PDEATHSIG, probe.flags_address);
+    program_call(program, NULL, SYS_prctl, PR_GET_CHILD_SUBREAPER, probe.flags_address + 8);
+    /* A page that we mapped comes out locked after mlockall(MCL_FUTURE), and locked pages cannot be given up.
+     */
+    probe.locked_call = program_call(program, NULL, SYS_madvise, scratch->address + scratch->length - 4096,
+                                     4096, MADV_DONTNEED);
+    *ret_probe = probe;
+}
+
+void process_read_probe(const struct program *program, const struct process_probe *probe,
+                        struct snapshot *snapshot)
+{
+    struct scratch *scratch = program->scratch;
+    struct snapshot_process *process = &snapshot->process;
+    const struct itimerval *itimers = scratch_mirror(scratch, probe->itimers_address);
+    for (size_t i = 0; i < COUNT_OF(process->itimers); i++) {
+        process->itimers[i].interval_us =
+            (uint64_t)itimers[i].it_interval.tv_sec * 1000000U + (uint64_t)itimers[i].it_interval.tv_usec;
+        process->itimers[i].value_us =
+            (uint64_t)itimers[i].it_value.tv_sec * 1000000U + (uint64_t)itimers[i].it_value.tv_usec;
+    }
+    const struct itimerspec *timers = scratch_mirror(scratch, probe->timers_address);
+    for (size_t i = 0; i < snapshot->timers_count; i++) {
+        snapshot->timers[i].interval_ns =
+            (uint64_t)timers[i].it_interval.tv_sec * 1000000000U + (uint64_t)timers[i].it_interval.tv_nsec;
+        snapshot->timers[i].remaining_ns =
+            (uint64_t)timers[i].it_value.tv_sec * 1000000000U + (uint64_t)timers[i].it_value.tv_nsec;
+    }
+    const uint32_t *flags = scratch_mirror(scratch, probe->flags_address);
+    process->parent_death_signal = flags[0];
+    if (flags[2])
+        process->flags |= SNAPSHOT_SUBREAPER;
+    if (program_result(program, probe->locked_call) == -EINVAL)
+        process->flags |= SNAPSHOT_LOCKS_FUTURE;
+}
