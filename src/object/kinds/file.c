@@ -1,0 +1,37 @@
+/* What has a path: regular files, directories, devices, and O_PATH capabilities, which are only places in the
+ * tree. The name is the path as the kernel tells it from our root directory; " (deleted)" stands behind it if
+ * the file has none any more. See proc_pid_fd(5). */
+#include "object/kinds.h"
+
+#include <fcntl.h>
+
+static int describe_path(const struct object_sight *sight, char **ret_name)
+{
+    return describe_as(ret_name, "%s", sight->link);
+}
+
+static bool match_path(const struct object_sight *sight)
+{
+    return sight->flags & O_PATH;
+}
+
+static bool match_directory(const struct object_sight *sight)
+{
+    return S_ISDIR(sight->stat.mode);
+}
+
+static bool match_device(const struct object_sight *sight)
+{
+    return S_ISCHR(sight->stat.mode) || S_ISBLK(sight->stat.mode);
+}
+
+/* Also a file of which statx() said nothing. */
+static bool match_file(const struct object_sight *sight)
+{
+    return link_is_path(sight) && (S_ISREG(sight->stat.mode) || sight->stat.mode == 0);
+}
+
+const struct object_kind kind_path = {"path", match_path, describe_path, NULL};
+const struct object_kind kind_directory = {"directory", match_directory, describe_path, NULL};
+const struct object_kind kind_device = {"device", match_device, describe_path, NULL};
+const struct object_kind kind_file = {"file", match_file, describe_path, NULL};

@@ -1,0 +1,93 @@
+/* Objects: what the capabilities of processes point to. Two questions are answered here: which of many
+ * selectors, in one process or several, hold the same object (the object table), and what an object is, in
+ * words for people (the kinds, one file per kind or family in kinds/).
+ *
+ * Nothing here stops a process or changes anything in it. */
+#pragma once
+
+#include "base/base.h"
+#include "native_pd/native_pd.h"
+
+#include <sys/stat.h>
+
+/* Numbers the objects of one table from 1, in the order in which they were first seen. 0: not identified. */
+typedef uint32_t object_id_t;
+
+struct object_entry;
+struct object_table;
+
+/* ---- looking at one capability ---- */
+
+/* What can be had on every capability for little, read by object_observe() before the kinds are asked. */
+struct object_sight {
+    struct object_table *table; /* for what is looked up once for all */
+    struct native_pd *pd;
+    selector_t selector;
+
+    const char *link;         /* /proc/PID/fd/SEL: a path, or "socket:[5]", "anon_inode:[eventfd]" */
+    const char *info;         /* /proc/PID/fdinfo/SEL, see proc_pid_fdinfo(5) */
+    unsigned flags;           /* O_*; O_CLOEXEC is that of the selector */
+    uint64_t mount_id, inode; /* where the object was opened */
+    struct statx_view {
+        unsigned mode, links;                  /* 0 unless the link is a path */
+        unsigned device_major, device_minor;   /* of the file system that it is on */
+        unsigned special_major, special_minor; /* of the device that it is */
+    } stat;
+
+    /* Sockets only: the capability as one of ours, until the description is done. */
+    native_cap_t cap;
+    int domain, type, protocol; /* socket(2); domain 0: not a socket */
+};
+
+/* ---- kinds ---- */
+
+/* Everything that Reseat knows about one kind of object. */
+struct object_kind {
+    const char *name;
+    bool (*match)(const struct object_sight *sight);
+    /* A name for people, to be freed. 0 or -ENOMEM: what cannot be found out is left out. */
+    int (*describe)(const struct object_sight *sight, char **ret_name);
+    /* Optional: a number that two different objects of this kind never share and that an object never
+     * changes; it spares them the comparison by the kernel. */
+    uint64_t (*distinguish)(const struct object_sight *sight);
+};
+
+/* The kind of what is seen; never NULL. */
+const struct object_kind *object_kind_of(const struct object_sight *sight);
+
+/* ---- the object table ---- */
+
+/* One selector of one process. */
+struct object_entry {
+    struct native_pd *pd;
+    selector_t selector;
+    unsigned flags; /* as in struct object_sight */
+    const struct object_kind *kind;
+    char *name;
+    object_id_t object; /* set by object_table_identify() */
+
+    /* Equal for all entries of an object, different for most others: what is compared before the kernel is
+     * asked. */
+    struct object_mark {
+        uint64_t mount_id, inode, class, number;
+        unsigned access;
+    } mark;
+};
+
+/* Entries in the order in which they were added. */
+struct object_table {
+    struct object_entry *entries;
+    size_t count;
+    struct unix_peers *unix_peers; /* private to kinds/unix_peers.c */
+};
+
+/* Cleanup function; also for a zeroed table. */
+void object_table_free(struct object_table *table);
+
+/* Adds every capability of a PD, which must live as long as the table. A selector that is closed meanwhile is
+ * left out. -ESRCH: the process has ended; -EPERM. */
+int object_table_add(struct object_table *table, struct native_pd *pd, struct reseat_error **ret_error);
+
+/* Gives entries the same object id if and only if they hold the same object. Entries whose selector was
+ * closed since are removed. */
+int object_table_identify(struct object_table *table, struct reseat_error **ret_error);
