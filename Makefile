@@ -1,11 +1,44 @@
-# A thin front for Meson: `make`, `make demo`, `make check`, … do all the set-up themselves.
+# A thin front for Meson: `make`, `make demo`, `make check`, … do all the set-up themselves on Debian 12.
 BUILD := build
+SANITIZE := build-sanitize
 
 all: $(BUILD)/build.ninja
-	@ninja -C $(BUILD)
+	@ninja -C $(BUILD) --quiet
 
 $(BUILD)/build.ninja:
 	@tools/setup build
-	@meson setup $(BUILD) >/dev/null
+	@meson setup $(BUILD) >$(BUILD).log || { cat $(BUILD).log; exit 1; }
+	@rm $(BUILD).log
 
-.PHONY: all
+demo: all
+	@tools/setup demo
+	@tools/demo $(BUILD)/reseat
+
+check: all
+	@tools/setup check
+	@tests/run --build $(BUILD) $(TESTS)
+
+bench: all
+	@tools/setup bench
+	@bench/run --build $(BUILD)
+
+lint: all
+	@tools/setup lint
+	@tools/lint $(BUILD)
+
+# The same with AddressSanitizer and UndefinedBehaviorSanitizer in everything of ours.
+sanitize:
+	@tools/setup build
+	@tools/setup check
+	@test -f $(SANITIZE)/build.ninja || meson setup $(SANITIZE) -Db_sanitize=address,undefined -Db_lundef=false \
+		-Doptimization=1 >/dev/null
+	@ninja -C $(SANITIZE) --quiet
+	@tests/run --build $(SANITIZE) $(TESTS)
+
+install: all
+	@meson install -C $(BUILD) --no-rebuild
+
+clean:
+	@rm -rf $(BUILD) $(SANITIZE)
+
+.PHONY: all demo check bench lint sanitize install clean
