@@ -1,15 +1,16 @@
-/* The checkpoint directory and its files. One process is one file `PID.core`, an ELF core file (ET_CORE) whose
- * tables stand in sections `.reseat.*`: fixed-size little-endian records with sh_entsize, each table with a
- * checksum. A directory appears whole or not at all: made under a temporary name, renamed.
+/* The checkpoint directory and its files. One process is one file `PID.core`, an ELF core file (ET_CORE)
+ * whose tables stand in sections `.reseat.*`: fixed-size little-endian records with sh_entsize, each table
+ * with a checksum. A directory appears whole or not at all: made under a temporary name, renamed.
  *
- * A file is hostile until proven otherwise: image_read() reads nothing outside the buffer, believes no count, and
- * hands out a snapshot whose every offset and reference has been checked. */
+ * A file is hostile until proven otherwise: image_read() reads nothing outside the buffer, believes no count,
+ * and hands out a snapshot whose every offset and reference has been checked. */
 #pragma once
 
 #include "base/base.h"
 #include "snapshot/snapshot.h"
 
-/* A checkpoint directory that is being made. */
+/* A checkpoint directory that is being made. `struct image_draft draft = {0};` is one that is not begun:
+ * image_draft_end() does nothing with it. */
 struct image_draft {
     int parent_fd;        /* the directory that `dir` is in */
     int dir_fd;           /* the temporary directory */
@@ -20,19 +21,27 @@ struct image_draft {
 
 /* Makes the temporary directory (mode 0700) beside the final place. -EEXIST: `dir` is there already. */
 int image_draft_begin(const char *dir, struct image_draft *ret_draft, struct reseat_error **ret_error);
-/* Writes PID.core (mode 0600) into a draft. */
-int image_draft_write(struct image_draft *draft, const struct snapshot *snapshot, struct reseat_error **ret_error);
+/* Writes PID.core (mode 0600) into a draft. -EBADMSG: the snapshot is not one that image_read() would accept,
+ * so nothing is written. Not synced to the disk: what it describes, the twin, does not survive this boot. */
+int image_draft_write(struct image_draft *draft, const struct snapshot *snapshot,
+                      struct reseat_error **ret_error);
 /* Gives the draft its final name, without replacing anything (renameat2(2) RENAME_NOREPLACE, with link-free
  * fallback). Afterwards image_draft_end() only frees. */
 int image_draft_publish(struct image_draft *draft, struct reseat_error **ret_error);
 /* Removes a draft that was not published, and frees; cleanup function. */
 void image_draft_end(struct image_draft *draft);
 
-/* Reads the snapshot of a directory. -ENOENT: no such directory, or no checkpoint in it; -EBADMSG: damaged, with
- * the place named; -EPERM: owned by somebody whom the caller should not trust (neither root nor the caller; for
- * root: anybody but root and the owner of the process, checked later with *ret_owner). */
-int image_read(const char *dir, struct snapshot *ret_snapshot, uid_t *ret_owner, struct reseat_error **ret_error);
-/* Replaces PID.core of an existing directory in one step (written beside it, renamed). */
+/* Reads the snapshot of a directory. -ENOENT: no such directory, or no checkpoint in it; -EBADMSG: damaged,
+ * with the place named; -EPROTONOSUPPORT: of another version or machine; -ENOTDIR, -ELOOP: a symbolic link;
+ * -EPERM: written to by anybody else than its owner, or owned by somebody whom the caller should not trust
+ * (neither root nor the caller; for root: anybody but root and the owner of the process, checked later with
+ * *ret_owner). Nothing else is known of the numbers in it than that they are in range: `twin` may be any PID.
+ */
+int image_read(const char *dir, struct snapshot *ret_snapshot, uid_t *ret_owner,
+               struct reseat_error **ret_error);
+/* Replaces PID.core of an existing directory in one step (written beside it, renamed, given to the owner of
+ * the directory). -EINVAL: the snapshot is of another PID. */
 int image_replace(const char *dir, const struct snapshot *snapshot, struct reseat_error **ret_error);
-/* Removes a checkpoint directory and the files in it that are ours, and nothing else. */
+/* Removes the files of a checkpoint directory that are ours, and the directory. -ENOTEMPTY: something else is
+ * in it; ours is removed all the same. */
 int image_remove(const char *dir, struct reseat_error **ret_error);

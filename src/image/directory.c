@@ -1,0 +1,113 @@
+/* What the makers and the readers of checkpoint directories have in common: the names in them, their entries,
+ * and how one file is written.
+ *
+ * Nothing is synced to the disk. A checkpoint of this kind is the description of a twin, a process of this
+ * boot: after a power cut there is no twin that the files could describe, and an fsync(2) would take longer
+ * than the whole pause of the target. */
+#include "image/image-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/random.h>
+
+/* ---- names ---- */
+
+char *directory_strip_slashes(const char *path)
+{
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    return strndup(path, length);
+}
+
+void directory_make_suffix(char ret_suffix[static DIRECTORY_SUFFIX_BYTES + 1])
+{
+    static const char letters[64] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+    uint64_t chance;
+    /* Chance only makes the name free, O_EXCL makes it safe: early in the boot, the time is good enough. */
+    if (getrandom(&chance, sizeof chance, GRND_NONBLOCK) != sizeof chance)
+        chance = now_ns();
+    for (size_t i = 0; i < DIRECTORY_SUFFIX_BYTES; i++, chance /= sizeof letters)
+        ret_suffix[i] = letters[chance % sizeof letters];
+    ret_suffix[DIRECTORY_SUFFIX_BYTES] = '\0';
+}
+
+pid_t directory_parse_core_name(const char *name)
+{
+    if (name[0] < '1' || name[0] > '9')
+        return 0;
+    char *end;
+    errno = 0;
+    long pid = strtol(name, &end, 10);
+    return errno == 0 && pid <= INT_MAX && strcmp(end, ".core") == 0 ? (pid_t)pid : 0;
+}
+
+bool directory_is_temporary_core_name(const char *name)
+{
+    char core_name[DIRECTORY_CORE_NAME_BYTES];
+    const char *part = strstr(name, DIRECTORY_TEMPORARY_PART);
+    if (name[0] != '.' || !part || (size_t)(part - name) > sizeof core_name)
+        return false;
+    snprintf(core_name, sizeof core_name, "%.*s", (int)(part - name - 1), name + 1);
+    return directory_parse_core_name(core_name) > 0 &&
+           strlen(part) == strlen(DIRECTORY_TEMPORARY_PART) + DIRECTORY_SUFFIX_BYTES;
+}
+
+DIR *directory_list(int dir_fd)
+{
+    _cleanup_close_ int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+    if (stream)
+        TAKE_FD(fd);
+    return stream;
+}
+
+struct dirent *directory_next_entry(DIR *stream)
+{
+    struct dirent *entry;
+    do {
+        errno = 0;
+        entry = readdir(stream);
+    } while (entry && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0));
+    return entry;
+}
+
+/* ---- one file ---- */
+
+/* Gives a file of ours to `owner`, if that is somebody else. */
+static int hand_over(int fd, const struct stat *owner)
+{
+    if (!owner || owner->st_uid == geteuid())
+        return 0;
+    return fchown(fd, owner->st_uid, owner->st_gid) < 0 ? -errno : 0;
+}
+
+int directory_write_core(int dir_fd, const char *name, const struct snapshot *snapshot,
+                         const struct stat *owner, struct reseat_error **ret_error)
+{
+    /* What could not be read again must not be written: the target would be killed for nothing. */
+    int r = core_check_snapshot(snapshot, ret_error);
+    if (r < 0)
+        return error_prefix(ret_error, r, "what was captured cannot be stored");
+    struct core_layout layout;
+    core_layout_make(snapshot, &layout);
+    if (layout.length > CORE_BYTES_MAX)
+        return error_set(ret_error, -EFBIG, "would be %llu bytes long, %llu are allowed",
+                         (unsigned long long)layout.length, CORE_BYTES_MAX);
+
+    _cleanup_close_ int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return error_errno(ret_error, -errno, "creating");
+    r = hand_over(fd, owner);
+    if (r >= 0)
+        r = core_layout_write(&layout, fd);
+    if (r >= 0 && close(TAKE_FD(fd)) < 0) /* quotas and network filesystems may say it only now */
+        r = -errno;
+    if (r < 0) {
+        unlinkat(dir_fd, name, 0);
+        return error_errno(ret_error, r, "writing");
+    }
+    return 0;
+}

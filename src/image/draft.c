@@ -1,0 +1,149 @@
+/* A checkpoint directory in the making: created under a hidden name beside its final place, filled, and
+ * renamed, so that it is there whole or not at all. Rests on renameat2(2) with RENAME_NOREPLACE. */
+#include "image/image.h"
+#include "image/image-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define TEMPORARY_TRIES 64 /* names, before giving up */
+
+/* Divides "/a/b/c" into the real path of "/a/b" and "c". */
+static int split_path(const char *dir, char **ret_parent, char **ret_name, struct reseat_error **ret_error)
+{
+    _cleanup_free_ char *path = directory_strip_slashes(dir);
+    if (!path)
+        return error_errno(ret_error, -ENOMEM, "%s", dir);
+    if (path[0] == '\0')
+        return error_set(ret_error, -EINVAL, "the name of the checkpoint directory is empty");
+    char *slash = strrchr(path, '/');
+    const char *last = slash ? slash + 1 : path;
+    if (last[0] == '\0' || strcmp(last, ".") == 0 || strcmp(last, "..") == 0)
+        return error_set(ret_error, -EEXIST, "%s: exists already; a checkpoint goes into a new directory",
+                         dir);
+    _cleanup_free_ char *name = strdup(last);
+    if (slash)
+        slash[1] = '\0';
+    _cleanup_free_ char *parent = realpath(slash ? path : ".", NULL);
+    if (!name || !parent)
+        return error_errno(ret_error, name ? -errno : -ENOMEM, "%s: the directory that it is to be made in",
+                           dir);
+    *ret_parent = TAKE_PTR(parent);
+    *ret_name = TAKE_PTR(name);
+    return 0;
+}
+
+/* Sets draft->temporary_name and draft->dir_fd. */
+static int make_temporary_directory(struct image_draft *draft)
+{
+    int r = -EEXIST;
+    for (int i = 0; i < TEMPORARY_TRIES && r == -EEXIST; i++) {
+        char suffix[DIRECTORY_SUFFIX_BYTES + 1];
+        directory_make_suffix(suffix);
+        _cleanup_free_ char *name = NULL;
+        int shown = NAME_MAX - 1 - (int)strlen(DIRECTORY_TEMPORARY_PART) - DIRECTORY_SUFFIX_BYTES;
+        if (asprintf(&name, ".%.*s" DIRECTORY_TEMPORARY_PART "%s", shown, draft->name, suffix) < 0)
+            return -ENOMEM;
+        r = mkdirat(draft->parent_fd, name, 0700) < 0 ? -errno : 0;
+        if (r >= 0)
+            draft->temporary_name = TAKE_PTR(name);
+    }
+    if (r < 0)
+        return r;
+    draft->dir_fd =
+        openat(draft->parent_fd, draft->temporary_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return draft->dir_fd < 0 ? -errno : 0;
+}
+
+int image_draft_begin(const char *dir, struct image_draft *ret_draft, struct reseat_error **ret_error)
+{
+    _cleanup_(image_draft_end) struct image_draft draft = {.parent_fd = -EBADF, .dir_fd = -EBADF};
+    _cleanup_free_ char *parent = NULL;
+    int r = split_path(dir, &parent, &draft.name, ret_error);
+    if (r < 0)
+        return r;
+    if (asprintf(&draft.path, "%s/%s", strcmp(parent, "/") == 0 ? "" : parent, draft.name) < 0) {
+        draft.path = NULL;
+        return error_errno(ret_error, -ENOMEM, "%s", dir);
+    }
+    draft.parent_fd = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (draft.parent_fd < 0)
+        return error_errno(ret_error, -errno, "%s: the directory that it is to be made in", dir);
+    struct stat status;
+    if (fstatat(draft.parent_fd, draft.name, &status, AT_SYMLINK_NOFOLLOW) == 0)
+        return error_set(ret_error, -EEXIST, "%s: exists already; a checkpoint goes into a new directory",
+                         dir);
+    if (errno != ENOENT)
+        return error_errno(ret_error, -errno, "%s", dir);
+    r = make_temporary_directory(&draft);
+    if (r < 0)
+        return error_errno(ret_error, r, "%s: making a directory beside it", dir);
+    *ret_draft = TAKE_GENERIC(draft, (struct image_draft){0});
+    return 0;
+}
+
+int image_draft_write(struct image_draft *draft, const struct snapshot *snapshot,
+                      struct reseat_error **ret_error)
+{
+    char name[DIRECTORY_CORE_NAME_BYTES];
+    snprintf(name, sizeof name, "%u.core", snapshot->process.pid);
+    int r = directory_write_core(draft->dir_fd, name, snapshot, NULL, ret_error);
+    return r < 0 ? error_prefix(ret_error, r, "%s/%s", draft->path, name) : 0;
+}
+
+int directory_rename_reserving(int parent_fd, const char *from, const char *to)
+{
+    /* mkdir(2) never takes a name that is there, and rename(2) of a directory replaces an empty one only:
+     * what is replaced is the directory that was made here. */
+    if (mkdirat(parent_fd, to, 0700) < 0)
+        return -errno;
+    if (renameat(parent_fd, from, parent_fd, to) == 0)
+        return 0;
+    int r = -errno;
+    unlinkat(parent_fd, to, AT_REMOVEDIR);
+    return r;
+}
+
+int image_draft_publish(struct image_draft *draft, struct reseat_error **ret_error)
+{
+    int r = 0;
+    if (renameat2(draft->parent_fd, draft->temporary_name, draft->parent_fd, draft->name, RENAME_NOREPLACE) <
+        0)
+        r = -errno;
+    if (r == -EINVAL || r == -ENOSYS)
+        r = directory_rename_reserving(draft->parent_fd, draft->temporary_name, draft->name);
+    if (r == -EEXIST)
+        return error_set(ret_error, r, "%s: somebody else has made it in the meantime", draft->path);
+    if (r < 0)
+        return error_errno(ret_error, r, "%s: renaming the finished directory to it", draft->path);
+    base_free(&draft->temporary_name);
+    draft->temporary_name = NULL;
+    return 0;
+}
+
+/* Everything in an unpublished draft is ours. */
+static void remove_temporary_directory(struct image_draft *draft)
+{
+    _cleanup_closedir_ DIR *stream = draft->dir_fd < 0 ? NULL : directory_list(draft->dir_fd);
+    struct dirent *entry;
+    while (stream && (entry = directory_next_entry(stream)))
+        unlinkat(draft->dir_fd, entry->d_name, 0);
+    unlinkat(draft->parent_fd, draft->temporary_name, AT_REMOVEDIR);
+}
+
+void image_draft_end(struct image_draft *draft)
+{
+    if (!draft->name) /* never begun */
+        return;
+    if (draft->temporary_name)
+        remove_temporary_directory(draft);
+    base_close(&draft->dir_fd);
+    base_close(&draft->parent_fd);
+    free(draft->temporary_name);
+    free(draft->name);
+    free(draft->path);
+    *draft = (struct image_draft){0};
+}
