@@ -32,9 +32,10 @@ static void print_result(const struct cli *cli, const char *dir, bool runs_on,
         return;
     }
     char pause[32];
-    printf("checkpointed %d (%u threads, %u capabilities), twin %d, %s %s\n", result->pid, result->threads,
-           result->capabilities, result->twin, runs_on ? "paused for" : "stopped and ended within",
-           format_duration(result->pause_ns, pause, sizeof pause));
+    printf("checkpointed %d in %s, %u thread%s, %u capabilities, twin %d%s\n", result->pid,
+           format_duration(result->pause_ns, pause, sizeof pause), result->threads,
+           result->threads == 1 ? "" : "s", result->capabilities, result->twin,
+           runs_on ? ", it runs on" : "");
 }
 
 static int run(const struct cli *cli, const struct cli_arguments *arguments)

@@ -51,7 +51,7 @@ static void print_help(void)
 
 static void print_verb_help(const struct cli_verb *verb)
 {
-    printf("usage: reseat %s %s\n\n%s\n", verb->name, verb->usage, verb->about);
+    printf("usage: reseat %s%s%s\n\n%s\n", verb->name, *verb->usage ? " " : "", verb->usage, verb->about);
     options_print(verb->options);
     options_print(global_options);
 }

@@ -92,7 +92,8 @@ int usage_error(const struct cli *cli, const char *format, ...)
     message_list(format, arguments);
     va_end(arguments);
     if (cli->verb)
-        fprintf(stderr, "usage: reseat %s %s\n", cli->verb->name, cli->verb->usage);
+        fprintf(stderr, "usage: reseat %s%s%s\n", cli->verb->name, *cli->verb->usage ? " " : "",
+                cli->verb->usage);
     else
         fprintf(stderr, "usage: reseat [--json] [-q|-v] VERB …   (reseat --help lists the verbs)\n");
     return CLI_USAGE;
