@@ -1,0 +1,232 @@
+"""What the drivers of real programs share.
+
+A Driver starts one program that nobody here wrote and uses it from outside: over the connections, pipes or files that
+its users have. drive() does so and asserts every answer; what the program must remember stands in `expected`, plain
+data. take() leads a driver through one of the ways that a live checkpoint can go; drive() is called before and after,
+over the same connections, and must not notice.
+
+    heir           checkpoint (the program is killed by it), restore; twice, so that a restored process is
+                   itself checkpointed
+    copy           checkpoint --leave-running, drive on, drop the twin, drive on
+    copy-restored  checkpoint --leave-running, drive on, kill -9, restore: the program is as at the checkpoint, its
+                   connections have gone on
+"""
+
+import copy
+import os
+import shutil
+import signal
+import socket
+import time
+
+from reseat_test import Skip
+
+WAYS = ["heir", "copy", "copy-restored"]
+SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sources")
+PATIENCE = 10  # seconds after which something that should happen has not
+
+
+def need(command):
+    """The full path of a command; the test is skipped if it is missing."""
+    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", os.path.expanduser("~/.cargo/bin")])
+    path = shutil.which(command, path=places)
+    if not path:
+        raise Skip(f"{command} is not installed")
+    return path
+
+
+def read_text(path):
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def connect(address):
+    """A stream connection to a server that may still be starting."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        candidate = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+        candidate.settimeout(PATIENCE)
+        try:
+            candidate.connect(address)
+            return candidate
+        except (ConnectionRefusedError, FileNotFoundError):
+            candidate.close()
+            assert time.monotonic() < end, f"nobody answers at {address}"
+            time.sleep(0.02)
+
+
+class Line:
+    """A connection on which a line is answered by a line."""
+
+    def __init__(self, address):
+        self.socket = connect(address)
+        self.file = self.socket.makefile("rb")
+
+    def send(self, text):
+        self.socket.sendall(text.encode() + b"\n")
+
+    def receive(self):
+        line = self.file.readline()
+        assert line.endswith(b"\n"), f"the connection has ended, its last words: {line!r}"
+        return line.rstrip(b"\r\n").decode()
+
+    def ask(self, text):
+        self.send(text)
+        return self.receive()
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+class Driver:
+    """A program under test. Subclasses say how to start it and how to drive it."""
+
+    commands = ()  # what must be installed
+    steady = True  # between two uses no thread and no descriptor comes or goes by itself
+    drive_on = True  # copy-restored: use it between checkpoint and kill. False if its state is also in files
+    output = None
+
+    def __init__(self, context):
+        self.context = context
+        self.expected = {}
+        for command in self.commands:
+            need(command)
+
+    # -- what a subclass fills in --
+
+    def start(self):
+        raise NotImplementedError
+
+    def drive(self):
+        raise NotImplementedError
+
+    # -- what it may use --
+
+    def run(self, argv, **how):
+        """Starts the program; what it writes goes to a file."""
+        if "stdout" not in how:
+            self.output = self.context.path("output")
+            log = open(self.output, "wb")
+            self.context.defer(log.close)
+            how.update(stdout=log, stderr=log)
+        how.setdefault("stdin", None)
+        self.program = self.context.start(argv, **how)
+        self.pid = self.program.pid
+
+    def keep(self, closeable):
+        """Closes it when the test is over."""
+        self.context.defer(closeable.close)
+        return closeable
+
+    def wait_for_output(self, text):
+        self.context.until(lambda: text in read_text(self.output), f"{text!r} in the output")
+
+    # -- the verbs --
+
+    def checkpoint(self, *flags):
+        """Returns the checkpoint's directory."""
+        self.before = portrait(self.pid, self.steady)
+        directory = self.context.new_name("checkpoint")
+        self.context.reseat("checkpoint", self.pid, "--live", *flags, "-o", directory)
+        return directory
+
+    def await_end(self):
+        """The program has been killed: takes its end, so that its PID becomes free."""
+        pid = self.pid
+        self.context.until(lambda: not os.path.exists(f"/proc/{pid}"), f"the end of PID {pid}")
+
+    def restore(self, directory, *flags):
+        pid = self.context.restore(directory, *flags)
+        assert pid == self.pid, f"restore printed PID {pid}, not {self.pid}"
+        self.compare()
+        assert not os.path.exists(directory), "the twin is used up, but its directory is still there"
+
+    def compare(self):
+        now = portrait(self.pid, self.steady)
+        changes = [f"{name} was {self.before.get(name)!r}, is {now.get(name)!r}"
+                   for name in sorted(self.before.keys() | now.keys()) if self.before.get(name) != now.get(name)]
+        assert not changes, "; ".join(changes)
+
+
+STATUS_FIELDS = ("Name", "Umask", "Tgid", "PPid", "TracerPid", "Uid", "Gid", "Groups", "NStgid", "NSpgid", "NSsid",
+                 "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs",
+                 "Seccomp", "Cpus_allowed", "Mems_allowed", "CoreDumping", "THP_enabled")
+
+
+def portrait(pid, steady=True):
+    """What must be the same before a checkpoint and after the restore, seen from outside."""
+    place = f"/proc/{pid}/"
+    fields = dict(line.split(":\t", 1) for line in read_text(place + "status").splitlines() if ":\t" in line)
+    seen = {name: fields[name] for name in STATUS_FIELDS if name in fields}
+    for name in ("cmdline", "oom_score_adj", "limits", "cgroup"):
+        seen[name] = read_text(place + name)
+    for name in ("exe", "cwd", "root"):
+        seen[name] = os.readlink(place + name)
+    # Of what follows the name in stat: terminal, its foreground group, priority, nice value, policy.
+    stat = read_text(place + "stat").rpartition(")")[2].split()
+    seen["scheduling"] = [stat[field] for field in (4, 5, 15, 16, 37, 38)]
+    if steady:
+        seen["threads"] = {tid: read_text(f"{place}task/{tid}/comm") for tid in sorted(os.listdir(place + "task"))}
+        seen["capabilities"] = {slot: os.readlink(f"{place}fd/{slot}") for slot in sorted(os.listdir(place + "fd"))}
+    return seen
+
+
+# -- the ways --
+
+
+def take(context, driver_class, way):
+    """Starts a driver's program and leads it through one of the WAYS; returns the driver."""
+    driver = driver_class(context)
+    driver.start()
+    try:
+        driver.drive()
+        {"heir": through_heir, "copy": through_copy, "copy-restored": through_copy_restored}[way](context, driver)
+    except AssertionError as failure:
+        raise AssertionError(f"{failure}\n{evidence(driver)}") from failure
+    return driver
+
+
+def through_heir(context, driver):
+    for _ in range(2):
+        directory = driver.checkpoint()
+        driver.await_end()
+        driver.restore(directory)
+        driver.drive()
+
+
+def through_copy(context, driver):
+    directory = driver.checkpoint("--leave-running")
+    driver.compare()
+    driver.drive()
+    context.reseat("drop", directory)
+    assert not os.path.exists(directory), "the twin was dropped, but its directory is still there"
+    driver.drive()
+
+
+def through_copy_restored(context, driver):
+    remembered = copy.deepcopy(driver.expected)
+    directory = driver.checkpoint("--leave-running")
+    if driver.drive_on:
+        driver.drive()
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.await_end()
+    driver.restore(directory)
+    driver.expected = remembered
+    driver.drive()
+
+
+def evidence(driver):
+    """What a person wants to see when a test fails."""
+    words = []
+    try:
+        for tid in sorted(os.listdir(f"/proc/{driver.pid}/task")):
+            place = f"/proc/{driver.pid}/task/{tid}/"
+            stat = read_text(place + "stat").rpartition(")")[2].split()
+            words.append(f"thread {tid} {read_text(place + 'comm').strip()}: state {stat[0]}, "
+                         f"system call {read_text(place + 'syscall').strip()}")
+    except (FileNotFoundError, ProcessLookupError):
+        words.append(f"PID {driver.pid} is gone")
+    if driver.output:
+        words.append("its output ends: " + read_text(driver.output)[-1500:])
+    return "\n".join(words)

@@ -1,0 +1,20 @@
+"""A Java virtual machine: some 20 threads, a compiler at work, safepoints by page protection, HTTP kept alive."""
+
+from programs.counting import Counting, HttpLine, build
+from programs.driving import WAYS, need, take
+from reseat_test import each, timeout
+
+
+class Java(Counting):
+    line = HttpLine
+    steady = False
+
+    def argv(self):
+        return [need("java"), "-Xmx128m", "-cp",
+                build(self.context, "classes", "Counter.java", "javac", "-d", "OUT", "SOURCE"), "Counter"]
+
+
+@timeout(60)
+@each(way=WAYS)
+def test_java(context, way):
+    take(context, Java, way)

@@ -1,0 +1,15 @@
+"""Perl with an interval timer's signals into every system call."""
+
+from programs.counting import Counting
+from programs.driving import SOURCES, WAYS, need, take
+from reseat_test import each
+
+
+class Perl(Counting):
+    def argv(self):
+        return [need("perl"), f"{SOURCES}/counter.pl"]
+
+
+@each(way=WAYS)
+def test_perl(context, way):
+    take(context, Perl, way)

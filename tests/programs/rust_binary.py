@@ -1,0 +1,16 @@
+"""A Rust program: threads, channels, blocking TcpListener."""
+
+from programs.counting import Counting, build
+from programs.driving import WAYS, take
+from reseat_test import each, timeout
+
+
+class RustBinary(Counting):
+    def argv(self):
+        return [build(self.context, "counter-rust", "counter.rs", "rustc", "-O", "SOURCE", "-o", "OUT")]
+
+
+@timeout(60)
+@each(way=WAYS)
+def test_rust_binary(context, way):
+    take(context, RustBinary, way)
