@@ -186,6 +186,11 @@ class Stage:
     # ---- the modes ----
 
     def plain(self):
+        if os.environ.get("SUBJECT_SABOTAGE") == "stop":  # a bare stop, as a careless tracer would cause it
+            os.kill(self.target.pid, signal.SIGSTOP)
+            self.context.until(lambda: process_state(self.target.pid) == "T", "the subject to be stopped")
+            if "stopped" not in self.subject.flags:
+                os.kill(self.target.pid, signal.SIGCONT)
         self.go()
 
     def heir(self):

@@ -273,8 +273,9 @@ def parse(arguments):
     parser.add_argument("-v", "--verbose", action="store_true", help="say what passed, and every command that was run")
     parser.add_argument("--modes", default="", help=f"only these modes, with commas: {', '.join(MODES)}")
     parser.add_argument("--without-reseat", action="store_true", help="only the subjects, each run without a checkpoint")
-    parser.add_argument("--sabotage", choices=["fork"], help="with --without-reseat: a plain fork of the subject goes "
-                        "on in its place; a subject that still passes checks nothing that a fork would not keep")
+    parser.add_argument("--sabotage", choices=["fork", "stop"], help="with --without-reseat: a plain fork of the "
+                        "subject goes on in its place, or it is stopped and continued by signals; a subject that still "
+                        "passes checks nothing that these would not keep")
     parser.add_argument("--list", action="store_true", help="only say what there is")
     return parser.parse_args(arguments)
 
