@@ -15,6 +15,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -23,6 +24,8 @@
 #ifndef IORING_ENTER_REGISTERED_RING
 #define IORING_ENTER_REGISTERED_RING (1U << 4) /* Linux 5.18 */
 #endif
+
+#define ENDING_FLAG 0x4U /* PF_EXITING */
 
 enum difference {
     DIFFERENT_TABLE,
@@ -110,9 +113,11 @@ static void compare_status(const char *leader, const char *status, int tid, stru
         finding_add(findings, DIFFERENT_FILTERS, tid);
 }
 
-/* The inode behind a namespace link is the namespace's name; see namespaces(7). */
+/* The inode behind a namespace link is the namespace's name; see namespaces(7). PID and user namespaces are
+ * the process's, and for a mount namespace of its own a thread first needs directories of its own: found by
+ * kcmp. */
 static const char *const namespace_names[] = {
-    "net", "mnt", "uts", "ipc", "cgroup", "pid_for_children", "time_for_children"};
+    "net", "uts", "ipc", "cgroup", "pid_for_children", "time_for_children"};
 
 static int read_namespaces(int task_fd, uint64_t *ret_inodes)
 {
@@ -167,6 +172,13 @@ static int compare_thread(struct inspection *inspection, int tid, int task_fd, c
     return 0;
 }
 
+/* A thread that is just ending has already given up its table, directories and namespaces. */
+static bool is_ending(int task_fd)
+{
+    struct proc_stat stat;
+    return proc_stat_read(task_fd, &stat) < 0 || (stat.flags & ENDING_FLAG) || strchr("ZXx", stat.state);
+}
+
 /* Writes whether the thread is under a seccomp filter. -ESRCH: it has gone. */
 static int inspect_thread(struct inspection *inspection, int tid, const uint64_t *leader_inodes,
                           struct findings *findings, bool *ret_filtered)
@@ -180,8 +192,7 @@ static int inspect_thread(struct inspection *inspection, int tid, const uint64_t
     int r = inspection_read(task_fd, "status", &status);
     if (r < 0)
         return r;
-    /* All that may say that the thread has gone comes first: nothing is noted of one that has. */
-    struct findings own = *findings;
+    struct findings own = *findings; /* nothing is noted of a thread that turns out to be gone */
     r = check_ring_call(task_fd, tid, &own);
     if (r == 0 && tid != inspection->pid)
         r = compare_thread(inspection, tid, task_fd, leader_inodes, &own);
@@ -192,6 +203,8 @@ static int inspect_thread(struct inspection *inspection, int tid, const uint64_t
     status_copy(status, "x86_Thread_features", features, sizeof features);
     if (strstr(features, "shstk"))
         finding_add(&own, HAS_SHADOW_STACK, tid);
+    if (memcmp(&own, findings, sizeof own) != 0 && is_ending(task_fd))
+        return -ESRCH;
     *findings = own;
     *ret_filtered = is_filtered(status);
     return 0;
@@ -204,12 +217,16 @@ static int inspect_thread(struct inspection *inspection, int tid, const uint64_t
  * answer. The child ends without a signal to us, so that a program which uses the library never notices. */
 int seccomp_try_suspend(void)
 {
+    pid_t parent = getpid();
     long child = syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
     if (child < 0)
         return -errno;
-    if (child == 0)
-        for (;;)
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* we may be killed at any moment, and then it must go too */
+        while (getppid() == parent)
             pause();
+        _exit(0);
+    }
     int r = ptrace(PTRACE_SEIZE, (pid_t)child, NULL, (void *)PTRACE_O_SUSPEND_SECCOMP) < 0 ? -errno : 0;
     kill((pid_t)child, SIGKILL);
     while (waitpid((pid_t)child, NULL, __WALL) < 0 && errno == EINTR)

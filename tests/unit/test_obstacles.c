@@ -26,6 +26,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -472,6 +473,50 @@ static void test_threads(void **state)
     expect_nothing(make_plain_threads, copy);
     expect(make_thread_with_table, heir, SEVERITY_LOST, "has a descriptor table of its own");
     expect(make_thread_with_directories, heir, SEVERITY_LOST, "has a working directory, root directory");
+}
+
+static void *end_at_once(void *unused)
+{
+    return unused;
+}
+
+/* Threads and descriptors that come and go all the time. */
+static void *bustle(void *unused)
+{
+    for (;;) {
+        pthread_t thread;
+        int pipe_fds[2];
+        if (pipe(pipe_fds) == 0) {
+            close(pipe_fds[0]);
+            close(pipe_fds[1]);
+        }
+        if (pthread_create(&thread, NULL, end_at_once, NULL) == 0)
+            pthread_join(thread, NULL);
+    }
+    return unused;
+}
+
+static int make_bustle(void)
+{
+    pthread_t threads[4];
+    for (size_t i = 0; i < COUNT_OF(threads); i++)
+        pthread_create(&threads[i], NULL, bustle, NULL);
+    return -1;
+}
+
+static void test_bustle(void **state)
+{
+    (void)state;
+    struct subject subject = subject_start(make_bustle);
+    size_t grave = 0;
+    for (int i = 0; i < 300; i++) {
+        _cleanup_(obstacles_free) struct obstacles obstacles = find(subject.pid, i % 2 ? heir : copy);
+        _cleanup_error_ struct reseat_error *error = NULL;
+        grave += count_grave(&obstacles);
+        assert_ok(process_check_eligible(subject.pid, &error), error);
+    }
+    subject_end(&subject);
+    assert_int_equal(grave, 0);
 }
 
 static void test_thread_namespace(void **state)
@@ -1193,6 +1238,21 @@ static void test_permission(void **state)
         expect_as_nobody(make_filtered_nobody, "is under a seccomp filter");
 }
 
+static int make_limited_nobody(void)
+{
+    struct rlimit limit = {.rlim_cur = 1, .rlim_max = 1};
+    become_nobody();
+    return setrlimit(RLIMIT_NPROC, &limit) < 0 ? SETUP_IMPOSSIBLE : -1;
+}
+
+static void test_process_limit(void **state)
+{
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    expect(make_limited_nobody, heir, SEVERITY_NOTE, "may have 1 processes and threads");
+}
+
 /* An ordinary user looks at a filtered process of their own. */
 static void test_filter_as_nobody(void **state)
 {
@@ -1225,6 +1285,7 @@ int main(void)
         cmocka_unit_test(test_members),
         cmocka_unit_test(test_vfork),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_bustle),
         cmocka_unit_test(test_thread_namespace),
         cmocka_unit_test(test_thread_credentials),
         cmocka_unit_test(test_thread_capabilities),
@@ -1256,6 +1317,7 @@ int main(void)
         cmocka_unit_test(test_traced),
         cmocka_unit_test(test_32_bit),
         cmocka_unit_test(test_permission),
+        cmocka_unit_test(test_process_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
