@@ -5,7 +5,6 @@
  * itself: a subject that does not notice checks nothing that a fork would not keep. */
 #include "subject.h"
 
-#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <sys/socket.h>
@@ -254,6 +253,17 @@ void sleep_ms(unsigned milliseconds)
         ;
 }
 
+void become_child_of(void (*prepare)(void))
+{
+    prepare();
+    if (MUST(fork()) == 0)
+        return;
+    close(GO);
+    for (;;)
+        if (wait(NULL) < 0)
+            sleep_ms(5);
+}
+
 /* ---- to the peer and back ---- */
 
 void send_number(int64_t number)
@@ -315,7 +325,7 @@ static void list(void)
 {
     for (const struct subject *s = subjects; s->name; s++)
         printf("%s\t%s%s%s%s%s\t%s\t%s\n", s->name, s->peer ? "peer " : "", s->new_pid ? "new-pid " : "",
-               s->root ? "root " : "", s->nested ? "nested " : "", s->stopped ? "stopped " : "",
+               s->root ? "root " : "", s->below ? "below " : "", s->stopped ? "stopped " : "",
                s->skip ? s->skip : "", s->refused ? s->refused : "");
 }
 
@@ -343,20 +353,6 @@ static void place(const char *variable, int selector)
     unsetenv(variable);
 }
 
-/* Becomes the grandchild, whose parent is the init of a new PID namespace. The init and its parent stay. */
-static void enter_pid_namespace(void)
-{
-    MUST(unshare(CLONE_NEWPID));
-    for (int level = 0; level < 2; level++) {
-        if (MUST(fork()) == 0)
-            continue;
-        close(GO);
-        for (;;)
-            if (wait(NULL) < 0)
-                sleep_ms(5);
-    }
-}
-
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "--list") == 0) {
@@ -376,8 +372,6 @@ int main(int argc, char **argv)
         return 0;
     }
     place("SUBJECT_GO", GO);
-    if (subject->nested)
-        enter_pid_namespace();
     subject->run();
     say("ok");
     return 0;

@@ -46,7 +46,7 @@ struct subject {
     const char *refused;
     bool new_pid; /* is also put back under a fresh PID (a program that knows its PID cannot be) */
     bool root;    /* can be set up by root only */
-    bool nested;  /* runs in a PID namespace of its own, below that namespace's init */
+    bool below;   /* has called become_child_of(): what is checkpointed is the last of its line */
     bool stopped; /* the runner stops it (SIGSTOP) before and finds it stopped after */
 };
 extern const struct subject subjects[];
@@ -125,6 +125,10 @@ int thread_id(void);
 void wait_until_blocked(int tid, long system_call);
 uint64_t time_ns(clockid_t clock);
 void sleep_ms(unsigned milliseconds);
+
+/* Returns in a child; this process calls prepare() before, and stays and reaps. Before any be_checkpointed().
+ */
+void become_child_of(void (*prepare)(void));
 
 /* ---- passing things to the peer and back, over PEER ---- */
 

@@ -1,0 +1,500 @@
+/* What a process is besides its memory and threads: numbers, places, limits, credentials and the many small
+ * settings of prctl(2) and /proc/self. */
+#include "subject.h"
+
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <sched.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+/* A file of /proc/self reads the same before and after. */
+static void stays_the_same(const char *path)
+{
+    static char before[65536], after[65536];
+    int fd = MUST(open(path, O_RDONLY));
+    ssize_t length = MUST(read(fd, before, sizeof before));
+
+    close(fd);
+    be_checkpointed();
+    fd = MUST(open(path, O_RDONLY));
+    CHECK_EQUAL(MUST(read(fd, after, sizeof after)), length);
+    close(fd);
+    if (memcmp(before, after, (size_t)length) != 0)
+        fail(__FILE__, __LINE__, "%s was \"%s\" and is \"%s\"", path, before, after);
+}
+
+/* ---- numbers and places ---- */
+
+static void numbers(void)
+{
+    pid_t pid = getpid(), parent = getppid(), group = getpgrp(), session = getsid(0);
+
+    be_checkpointed();
+    CHECK_EQUAL(getpid(), pid);
+    CHECK_EQUAL(syscall(SYS_getppid), parent);
+    CHECK_EQUAL(getpgrp(), group);
+    CHECK_EQUAL(getsid(0), session);
+    CHECK_EQUAL(kill(pid, 0), 0);
+}
+
+static void working_directory(void)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, "directory-%d", getpid());
+    MUST(mkdir(name, 0700));
+    MUST(chdir(name));
+    char *before = link_of("/proc/self/cwd");
+    struct stat here, after;
+    MUST(stat(".", &here));
+    be_checkpointed();
+    CHECK_TEXT(link_of("/proc/self/cwd"), before);
+    MUST(stat(".", &after));
+    CHECK(here.st_ino == after.st_ino && here.st_dev == after.st_dev);
+}
+
+static void removed_working_directory(void)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, "directory-%d", getpid());
+    MUST(mkdir(name, 0700));
+    MUST(chdir(name));
+    MUST(rmdir(link_of("/proc/self/cwd")));
+    struct stat here, after;
+    MUST(stat(".", &here));
+    be_checkpointed();
+    MUST(stat(".", &after));
+    CHECK(here.st_ino == after.st_ino && here.st_dev == after.st_dev && after.st_nlink == 0);
+}
+
+static void root_directory(void)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, "root-%d", getpid());
+    MUST(mkdir(name, 0755));
+    MUST(chroot(name));
+    MUST(chdir("/"));
+    MUST(mkdir("/only-here", 0700));
+    be_checkpointed();
+    struct stat seen;
+    CHECK_EQUAL(stat("/only-here", &seen), 0);
+    CHECK(stat("/proc/self", &seen) < 0);
+}
+
+static void umask_stays(void)
+{
+    umask(0137);
+    be_checkpointed();
+    CHECK_EQUAL(umask(0), 0137);
+}
+
+static void executable(void)
+{
+    char *before = link_of("/proc/self/exe");
+
+    be_checkpointed();
+    CHECK_TEXT(link_of("/proc/self/exe"), before);
+}
+
+static void command_line(void)
+{
+    stays_the_same("/proc/self/cmdline");
+}
+
+static void environment(void)
+{
+    stays_the_same("/proc/self/environ");
+}
+
+static void auxiliary_vector(void)
+{
+    stays_the_same("/proc/self/auxv");
+}
+
+/* Its fields 26 to 28 and 45 to 52: where code, stack, data, heap, arguments and environment begin and end.
+ */
+static void layout(void)
+{
+    static const int fields[] = {26, 27, 28, 45, 46, 47, 48, 49, 50, 51};
+    char *before = strrchr(text_of("/proc/self/stat"), ')') + 2;
+
+    be_checkpointed();
+    char *after = strrchr(text_of("/proc/self/stat"), ')') + 2;
+    for (int field = 3, i = 0; i < 10; field++) {
+        char *one = strsep(&before, " "), *other = strsep(&after, " ");
+        if (field != fields[i])
+            continue;
+        CHECK_TEXT(other, one);
+        i++;
+    }
+}
+
+/* ---- limits ---- */
+
+static void limits(void)
+{
+    for (int resource = 0; resource < RLIM_NLIMITS; resource++) {
+        struct rlimit limit;
+        MUST(getrlimit((__rlimit_resource_t)resource, &limit));
+        if (limit.rlim_max > 5000 && resource != RLIMIT_AS && resource != RLIMIT_DATA &&
+            resource != RLIMIT_STACK)
+            limit.rlim_cur = 2000 + (rlim_t)resource; /* enough of each to go on with */
+        if (resource == RLIMIT_FSIZE || resource == RLIMIT_MEMLOCK)
+            limit.rlim_cur = limit.rlim_max = (1 << 20) + 4096 * (rlim_t)resource;
+        MUST(setrlimit((__rlimit_resource_t)resource, &limit));
+    }
+    stays_the_same("/proc/self/limits");
+}
+
+/* Fewer processes than there are: the twin must not fail because of it, or the refusal must say so. */
+static void no_more_processes(void)
+{
+    MUST(setgroups(0, NULL));
+    MUST(setresgid(65531, 65531, 65531));
+    MUST(setresuid(65531, 65531, 65531));
+    MUST(prctl(PR_SET_DUMPABLE, 1));
+    MUST(setrlimit(RLIMIT_NPROC, &(struct rlimit){1, 1}));
+    be_checkpointed();
+    struct rlimit found;
+    MUST(getrlimit(RLIMIT_NPROC, &found));
+    CHECK(found.rlim_cur == 1 && found.rlim_max == 1);
+}
+
+/* ---- credentials ---- */
+
+static struct {
+    uid_t uid[3];
+    gid_t gid[3];
+    gid_t groups[64];
+    int group_count;
+    struct __user_cap_data_struct capabilities[2];
+    uint64_t bounding, ambient;
+    int securebits, keepcaps, no_new_privs, dumpable;
+} credentials[2];
+
+static void read_credentials(int which)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+
+    __typeof__(&credentials[0]) c = &credentials[which];
+    MUST(getresuid(&c->uid[0], &c->uid[1], &c->uid[2]));
+    MUST(getresgid(&c->gid[0], &c->gid[1], &c->gid[2]));
+    c->group_count = MUST(getgroups(64, c->groups));
+    MUST(syscall(SYS_capget, &header, c->capabilities));
+    for (int i = 0; i < 64; i++) {
+        c->bounding |= (uint64_t)(prctl(PR_CAPBSET_READ, i, 0, 0, 0) == 1) << i;
+        c->ambient |= (uint64_t)(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, i, 0, 0) == 1) << i;
+    }
+    c->securebits = prctl(PR_GET_SECUREBITS);
+    c->keepcaps = prctl(PR_GET_KEEPCAPS);
+    c->no_new_privs = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
+    c->dumpable = prctl(PR_GET_DUMPABLE);
+}
+
+static void credentials_stay(void)
+{
+    read_credentials(0);
+    be_checkpointed();
+    read_credentials(1);
+    CHECK(memcmp(credentials[0].uid, credentials[1].uid, sizeof credentials[0].uid) == 0);
+    CHECK(memcmp(credentials[0].gid, credentials[1].gid, sizeof credentials[0].gid) == 0);
+    CHECK_EQUAL(credentials[1].group_count, credentials[0].group_count);
+    CHECK(memcmp(credentials[0].groups, credentials[1].groups, sizeof credentials[0].groups) == 0);
+    CHECK(memcmp(credentials[0].capabilities, credentials[1].capabilities,
+                 sizeof credentials[0].capabilities) == 0);
+    CHECK_EQUAL(credentials[1].bounding, credentials[0].bounding);
+    CHECK_EQUAL(credentials[1].ambient, credentials[0].ambient);
+    CHECK_EQUAL(credentials[1].securebits, credentials[0].securebits);
+    CHECK_EQUAL(credentials[1].keepcaps, credentials[0].keepcaps);
+    CHECK_EQUAL(credentials[1].no_new_privs, credentials[0].no_new_privs);
+    CHECK_EQUAL(credentials[1].dumpable, credentials[0].dumpable);
+}
+
+static void drop_root(void)
+{
+    MUST(setgroups(3, (gid_t[]){7, 42, 65000}));
+    MUST(setresgid(65532, 65533, 65534));
+    MUST(setresuid(65532, 65532, 65532));
+}
+
+/* A daemon: nothing of root is left, and it is not dumpable, so that /proc/PID belongs to root. */
+static void dropped_root(void)
+{
+    drop_root();
+    credentials_stay();
+    CHECK(setuid(0) < 0 && errno == EPERM);
+}
+
+static void *sleep_for_long(void *argument)
+{
+    sleep_ms(3600000);
+    return argument;
+}
+
+static void dropped_root_with_threads(void)
+{
+    for (int i = 0; i < 10; i++)
+        start_thread(sleep_for_long, NULL);
+    drop_root();
+    credentials_stay();
+}
+
+/* A few capabilities in each set, and one raised in the ambient one. */
+static void some_capabilities(void)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct sets[2] = {{0}};
+    const uint32_t bind = 1u << CAP_NET_BIND_SERVICE, raw = 1u << CAP_NET_RAW, kill_others = 1u << CAP_KILL;
+
+    MUST(prctl(PR_CAPBSET_DROP, CAP_SYS_MODULE, 0, 0, 0));
+    MUST(prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP | SECBIT_NOROOT));
+    MUST(prctl(PR_SET_KEEPCAPS, 1));
+    drop_root();
+    sets[0].permitted = bind | raw | kill_others, sets[0].inheritable = bind | raw, sets[0].effective = bind;
+    MUST(syscall(SYS_capset, &header, sets));
+    MUST(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_BIND_SERVICE, 0, 0));
+    credentials_stay();
+}
+
+/* Different real, effective and saved numbers: it could become root again. */
+static void may_return_to_root(void)
+{
+    MUST(setresgid(100, 200, 0));
+    MUST(setresuid(100, 200, 0));
+    credentials_stay();
+    CHECK_EQUAL(seteuid(0), 0);
+}
+
+static void no_new_privileges(void)
+{
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    credentials_stay();
+    CHECK_EQUAL(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), 1);
+}
+
+/* ---- what one thread has for itself, although the threads of a process usually share it ---- */
+
+static volatile bool differs;
+
+static void *differ(void *setting)
+{
+    ((void (*)(void))setting)();
+    differs = true;
+    return sleep_for_long(NULL);
+}
+
+static void with_a_thread_that_differs(void (*setting)(void))
+{
+    start_thread(differ, (void *)setting);
+    while (!differs)
+        sleep_ms(1);
+    be_checkpointed();
+}
+
+static void set_other_credentials(void)
+{
+    MUST(syscall(SYS_setresuid, 1234, 1234, 0));
+}
+
+static void set_other_table(void)
+{
+    MUST(unshare(CLONE_FILES));
+}
+
+static void set_other_directory(void)
+{
+    MUST(unshare(CLONE_FS));
+    MUST(chdir("/"));
+}
+
+static void thread_credentials(void)
+{
+    with_a_thread_that_differs(set_other_credentials);
+}
+
+static void thread_table(void)
+{
+    with_a_thread_that_differs(set_other_table);
+}
+
+static void thread_directory(void)
+{
+    with_a_thread_that_differs(set_other_directory);
+}
+
+/* ---- small settings ---- */
+
+static void not_dumpable(void)
+{
+    MUST(prctl(PR_SET_DUMPABLE, 0));
+    be_checkpointed();
+    CHECK_EQUAL(prctl(PR_GET_DUMPABLE), 0);
+}
+
+static volatile sig_atomic_t parent_died;
+
+static void note_parent_death(int number)
+{
+    parent_died = number;
+}
+
+static void parent_death_signal(void)
+{
+    int found;
+
+    MUST(sigaction(SIGUSR1, &(struct sigaction){.sa_handler = note_parent_death, .sa_flags = SA_RESTART},
+                   NULL));
+    MUST(prctl(PR_SET_PDEATHSIG, SIGUSR1));
+    be_checkpointed();
+    MUST(prctl(PR_GET_PDEATHSIG, &found));
+    CHECK_EQUAL(found, SIGUSR1);
+    CHECK_EQUAL(parent_died, 0);
+}
+
+static void child_subreaper(void)
+{
+    int found;
+
+    MUST(prctl(PR_SET_CHILD_SUBREAPER, 1));
+    be_checkpointed();
+    MUST(prctl(PR_GET_CHILD_SUBREAPER, &found));
+    CHECK_EQUAL(found, 1);
+}
+
+static void write_to(const char *path, const char *text)
+{
+    int fd = MUST(open(path, O_WRONLY));
+
+    CHECK_EQUAL(write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+}
+
+static void out_of_memory_score(void)
+{
+    write_to("/proc/self/oom_score_adj", "321");
+    stays_the_same("/proc/self/oom_score_adj");
+}
+
+static void core_dump_filter(void)
+{
+    write_to("/proc/self/coredump_filter", "0x5b");
+    stays_the_same("/proc/self/coredump_filter");
+}
+
+static void personality_stays(void)
+{
+    MUST(personality(ADDR_NO_RANDOMIZE | SHORT_INODE));
+    be_checkpointed();
+    CHECK_EQUAL(personality(0xffffffff), ADDR_NO_RANDOMIZE | SHORT_INODE);
+}
+
+static void no_huge_pages(void)
+{
+    MUST(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
+    be_checkpointed();
+    CHECK_EQUAL(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), 1);
+}
+
+static void input_output_priority(void)
+{
+    enum { OF_PROCESS = 1, BEST_EFFORT = 2 << 13 };
+
+    MUST(syscall(SYS_ioprio_set, OF_PROCESS, 0, BEST_EFFORT | 6));
+    be_checkpointed();
+    CHECK_EQUAL(syscall(SYS_ioprio_get, OF_PROCESS, 0), BEST_EFFORT | 6);
+}
+
+static void input_output_flusher(void)
+{
+    if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
+        skip("needs CAP_SYS_RESOURCE");
+    be_checkpointed();
+    CHECK_EQUAL(prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0), 1);
+}
+
+static void memory_barriers(void)
+{
+    enum {
+        PRIVATE_EXPEDITED = 1 << 3,
+        REGISTER_PRIVATE_EXPEDITED = 1 << 4,
+        REGISTER_SYNC_CORE = 1 << 6,
+        SYNC_CORE = 1 << 5
+    };
+
+    MUST(syscall(SYS_membarrier, REGISTER_PRIVATE_EXPEDITED, 0, 0));
+    MUST(syscall(SYS_membarrier, REGISTER_SYNC_CORE, 0, 0));
+    be_checkpointed();
+    CHECK_EQUAL(syscall(SYS_membarrier, PRIVATE_EXPEDITED, 0, 0), 0);
+    CHECK_EQUAL(syscall(SYS_membarrier, SYNC_CORE, 0, 0), 0);
+}
+
+/* ---- family: refused, because who waits for a child would wait for nobody ---- */
+
+static void has_a_child(void)
+{
+    pid_t child = MUST(fork());
+
+    if (child == 0) {
+        pause();
+        _exit(0);
+    }
+    be_checkpointed();
+    kill(child, SIGKILL);
+    CHECK_EQUAL(waitpid(child, NULL, 0), child);
+}
+
+static void has_a_dead_child(void)
+{
+    pid_t child = MUST(fork());
+    int status;
+
+    if (child == 0)
+        _exit(33);
+    MUST(waitid(P_PID, (id_t)child, &(siginfo_t){0}, WEXITED | WNOWAIT));
+    be_checkpointed();
+    CHECK_EQUAL(waitpid(child, &status, 0), child);
+    CHECK_EQUAL(WEXITSTATUS(status), 33);
+}
+
+const struct subject subjects[] = {
+    {"numbers", numbers},
+    {"working-directory", working_directory, .new_pid = true},
+    {"removed-working-directory", removed_working_directory},
+    {"root-directory", root_directory, .root = true},
+    {"umask", umask_stays, .new_pid = true},
+    {"executable", executable, .new_pid = true},
+    {"command-line", command_line, .new_pid = true},
+    {"environment", environment, .new_pid = true},
+    {"auxiliary-vector", auxiliary_vector},
+    {"layout", layout, .new_pid = true},
+    {"limits", limits, .new_pid = true},
+    {"no-more-processes", no_more_processes, .root = true},
+    {"dropped-root", dropped_root, .root = true, .new_pid = true},
+    {"dropped-root-threads", dropped_root_with_threads, .root = true},
+    {"some-capabilities", some_capabilities, .root = true},
+    {"may-return-to-root", may_return_to_root, .root = true},
+    {"no-new-privileges", no_new_privileges},
+    {"thread-credentials", thread_credentials, .root = true, .refused = "all: credentials"},
+    {"thread-table", thread_table, .refused = "all: table"},
+    {"thread-directory", thread_directory, .refused = "all: directory"},
+    {"not-dumpable", not_dumpable, .new_pid = true},
+    {"parent-death-signal", parent_death_signal},
+    {"child-subreaper", child_subreaper, .new_pid = true},
+    {"oom-score", out_of_memory_score, .new_pid = true},
+    {"coredump-filter", core_dump_filter, .new_pid = true},
+    {"personality", personality_stays},
+    {"no-huge-pages", no_huge_pages},
+    {"io-priority", input_output_priority},
+    {"io-flusher", input_output_flusher},
+    {"memory-barriers", memory_barriers, .new_pid = true},
+    {"child", has_a_child, .refused = "all: child"},
+    {"dead-child", has_a_dead_child, .refused = "all: child"},
+    {0},
+};
