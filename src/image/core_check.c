@@ -9,14 +9,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 
-#define PID_MAX        (1U << 22) /* PID_MAX_LIMIT, include/linux/threads.h */
-#define SIGNAL_MAX     64U
-#define SELECTOR_LIMIT (1U << 20)
-#define XSTATE_MAX     65536U
-#define PAGE_BYTES     4096U
+#define PID_MAX         (1U << 22) /* PID_MAX_LIMIT, include/linux/threads.h */
+#define SIGNAL_MAX      64U
+#define SELECTOR_LIMIT  (1U << 20)
+#define PATH_LENGTH_MAX 128U /* below /proc/self */
+#define XSTATE_MAX      65536U
+#define PAGE_BYTES      4096U
 
 static const struct {
 #define X(type, name, section) const char *name;
@@ -229,7 +231,8 @@ static int check_timers(const struct snapshot *snapshot, struct reseat_error **r
         const struct snapshot_timer *timer = &snapshot->timers[i];
         if (timer->id < 0)
             return bad_row(ret_error, section_of.timers, i, "%d is no timer id", timer->id);
-        if (timer->signal < 0 || timer->signal > (int)SIGNAL_MAX)
+        /* Without a notification the kernel has never looked at the signal, nor shall we. */
+        if (timer->notify != SIGEV_NONE && (timer->signal < 1 || timer->signal > (int)SIGNAL_MAX))
             return bad_row(ret_error, section_of.timers, i, "%d is no signal", timer->signal);
         if (timer->ns_tid > PID_MAX)
             return bad_row(ret_error, section_of.timers, i, "%u is no thread id", timer->ns_tid);
@@ -302,9 +305,6 @@ static int check_positions(const struct snapshot *snapshot, struct reseat_error 
         int r = check_selector(section_of.positions, i, position->selector, ret_error);
         if (r < 0)
             return r;
-        if (position->offset < -1)
-            return bad_row(ret_error, section_of.positions, i, "%" PRId64 " is no position",
-                           position->offset);
     }
     return 0;
 }
@@ -344,8 +344,6 @@ static int check_reopen(const struct snapshot *snapshot, size_t row, struct rese
     int r = check_selector(section, row, reopen->selector, ret_error);
     if (r < 0)
         return r;
-    if (reopen->offset < -1)
-        return bad_row(ret_error, section, row, "%" PRId64 " is no position", reopen->offset);
     if (reopen->path_offset >= snapshot->blobs_count)
         return bad_row(ret_error, section, row, "path at %" PRIu64 " lies outside %s (%zu bytes)",
                        reopen->path_offset, section_of.blobs, snapshot->blobs_count);
@@ -353,37 +351,36 @@ static int check_reopen(const struct snapshot *snapshot, size_t row, struct rese
     if (!is_terminated(path, snapshot->blobs_count - reopen->path_offset))
         return bad_row(ret_error, section, row, "the path at %" PRIu64 " does not end with a NUL",
                        reopen->path_offset);
+    if (strlen(path) > PATH_LENGTH_MAX)
+        return bad_row(ret_error, section, row, "the path is longer than %u bytes", PATH_LENGTH_MAX);
     if (!is_path_below(path))
         return bad_row(ret_error, section, row, "the path leads out of /proc/self");
     return 0;
 }
 
-/* An alias refers to a row that is opened: the one at its own selector, never to another alias. */
+/* The rows are carried out in their order: an alias comes after the row that opens what it is an alias of. */
 static int check_reopens(const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
+    enum { ROLE_NONE, ROLE_OPENED, ROLE_ALIAS };
     if (snapshot->reopens_count == 0)
         return 0;
-    _cleanup_set_ struct number_set selectors = {calloc(snapshot->reopens_count, sizeof(uint32_t)), 0};
-    _cleanup_set_ struct number_set opened = {calloc(snapshot->reopens_count, sizeof(uint32_t)), 0};
-    if (!selectors.numbers || !opened.numbers)
+    _cleanup_free_ uint8_t *roles =
+        calloc(SELECTOR_LIMIT, 1); /* of each selector; memory only where touched */
+    if (!roles)
         return error_errno(ret_error, -ENOMEM, "section %s: checking", section_of.reopens);
     for (size_t i = 0; i < snapshot->reopens_count; i++) {
+        const struct snapshot_reopen *reopen = &snapshot->reopens[i];
         int r = check_reopen(snapshot, i, ret_error);
         if (r < 0)
             return r;
-        selectors.numbers[selectors.count++] = snapshot->reopens[i].selector;
-        if (snapshot->reopens[i].alias_of == snapshot->reopens[i].selector)
-            opened.numbers[opened.count++] = snapshot->reopens[i].selector;
+        bool is_alias = reopen->alias_of != reopen->selector;
+        if (roles[reopen->selector] != ROLE_NONE)
+            return bad_row(ret_error, section_of.reopens, i, "selector %u is there twice", reopen->selector);
+        if (is_alias && (reopen->alias_of >= SELECTOR_LIMIT || roles[reopen->alias_of] != ROLE_OPENED))
+            return bad_row(ret_error, section_of.reopens, i,
+                           "alias of selector %u, which no row before it opens", reopen->alias_of);
+        roles[reopen->selector] = is_alias ? ROLE_ALIAS : ROLE_OPENED;
     }
-    const uint32_t *twice = number_set_sort(&selectors);
-    if (twice)
-        return error_set(ret_error, -EBADMSG, "section %s: selector %u is there twice", section_of.reopens,
-                         *twice);
-    number_set_sort(&opened);
-    for (size_t i = 0; i < snapshot->reopens_count; i++)
-        if (!number_set_has(&opened, snapshot->reopens[i].alias_of))
-            return bad_row(ret_error, section_of.reopens, i, "alias of selector %u, which is not opened",
-                           snapshot->reopens[i].alias_of);
     return 0;
 }
 

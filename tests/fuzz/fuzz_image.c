@@ -124,7 +124,7 @@ static void make_seed(struct snapshot *snapshot)
     uint64_t path;
     REQUIRE(snapshot_add_blob(snapshot, "status", 7, &path) == 0);
     *array_append(snapshot->signals, snapshot->signals_count) = (struct snapshot_signal){8, 0, {1}};
-    array_append(snapshot->timers, snapshot->timers_count)->id = 3;
+    *array_append(snapshot->timers, snapshot->timers_count) = (struct snapshot_timer){.id = 3, .signal = 14};
     array_append(snapshot->regions, snapshot->regions_count)->end = 4096;
     array_append(snapshot->owners, snapshot->owners_count)->selector = 5;
     *array_append(snapshot->locks, snapshot->locks_count) = (struct snapshot_lock){4, F_WRLCK, 1, 2};

@@ -157,7 +157,9 @@ static void add_signals_and_timers(struct snapshot *snapshot, size_t count)
         struct snapshot_timer *timer = array_append(snapshot->timers, snapshot->timers_count);
         fill(timer, sizeof *timer);
         timer->id = (int)i * 3;
-        timer->signal = (int)below(65);
+        timer->notify =
+            i % 3 == 2 ? SIGEV_NONE : SIGEV_SIGNAL; /* with SIGEV_NONE the signal may be anything */
+        timer->signal = timer->notify == SIGEV_NONE ? timer->signal : 1 + (int)below(64);
         timer->ns_tid = below(1 << 22);
     }
 }
@@ -840,14 +842,14 @@ SPOIL(lock_type, s->locks[1].type = F_UNLCK)
 SPOIL(lock_start, s->locks[1].start = -1)
 SPOIL(lock_wraps, s->locks[1].start = s->locks[1].length = INT64_MAX)
 SPOIL(position_selector, s->positions[1].selector = 1 << 20)
-SPOIL(position_offset, s->positions[1].offset = -2)
 SPOIL(interest_epoll, s->interests[1].epoll_selector = 1 << 20)
 SPOIL(interest_selector, s->interests[1].selector = UINT32_MAX)
 SPOIL(reopen_selector, s->reopens[1].selector = UINT32_MAX)
 SPOIL(reopen_twice, s->reopens[1].selector = s->reopens[1].alias_of = s->reopens[0].selector)
 SPOIL(reopen_alias, s->reopens[1].alias_of = 77)
 SPOIL(reopen_alias_of_alias, s->reopens[1].alias_of = 4)
-SPOIL(reopen_offset, s->reopens[1].offset = -2)
+SPOIL(reopen_alias_too_early, s->reopens[1].alias_of = s->reopens[3].selector)
+SPOIL(reopen_alias_far_away, s->reopens[1].alias_of = UINT32_MAX)
 SPOIL(path_outside, s->reopens[1].path_offset = s->blobs_count)
 SPOIL(path_far_away, s->reopens[1].path_offset = UINT64_MAX)
 
@@ -856,6 +858,7 @@ static void set_path(struct snapshot *snapshot, const char *path, size_t length)
     assert_int_equal(snapshot_add_blob(snapshot, path, length, &snapshot->reopens[1].path_offset), 0);
 }
 SPOIL(path_without_end, set_path(s, "status", 6))
+SPOIL(path_too_long, char path[200]; memset(path, 'x', 199); path[199] = '\0'; set_path(s, path, 200))
 SPOIL(path_absolute, set_path(s, "/etc/shadow", 12))
 SPOIL(path_up, set_path(s, "..", 3))
 SPOIL(path_up_later, set_path(s, "task//../../1/mem", 18))
@@ -886,7 +889,7 @@ static const struct {
     {xstate_outside, "lies outside .reseat.blob"},
     {xstate_too_long, "lies outside .reseat.blob"},
     {long_thread_name, "section .reseat.thread: row 1: the name of thread 1235"},
-    {long_affinity, "section .reseat.thread: row 1: affinity of 129 bytes"},
+    {long_affinity, "section .reseat.thread: row 1: affinity of "},
     {signal_for_nobody, "section .reseat.signal: row 1: for thread 99"},
     {no_signal, "section .reseat.signal: row 1: 0 is no signal"},
     {large_signal, "section .reseat.signal: row 1: 4294967295 is no signal"},
@@ -904,17 +907,18 @@ static const struct {
     {lock_start, "section .reseat.lock: row 1: "},
     {lock_wraps, "section .reseat.lock: row 1: "},
     {position_selector, "section .reseat.position: row 1: 1048576 is no selector"},
-    {position_offset, "section .reseat.position: row 1: -2 is no position"},
     {interest_epoll, "section .reseat.interest: row 1: 1048576 is no selector"},
     {interest_selector, "section .reseat.interest: row 1: 4294967295 is no selector"},
     {reopen_selector, "section .reseat.reopen: row 1: 4294967295 is no selector"},
-    {reopen_twice, "section .reseat.reopen: selector 0 is there twice"},
+    {reopen_twice, "section .reseat.reopen: row 1: selector 0 is there twice"},
     {reopen_alias, "section .reseat.reopen: row 1: alias of selector 77"},
     {reopen_alias_of_alias, "section .reseat.reopen: row 1: alias of selector 4"},
-    {reopen_offset, "section .reseat.reopen: row 1: -2 is no position"},
+    {reopen_alias_too_early, "section .reseat.reopen: row 1: alias of selector 6, which no row before"},
+    {reopen_alias_far_away, "section .reseat.reopen: row 1: alias of selector 4294967295"},
     {path_outside, "section .reseat.reopen: row 1: path at"},
     {path_far_away, "section .reseat.reopen: row 1: path at 18446744073709551615 lies outside"},
     {path_without_end, "section .reseat.reopen: row 1: the path at"},
+    {path_too_long, "section .reseat.reopen: row 1: the path is longer than 128 bytes"},
     {path_absolute, "section .reseat.reopen: row 1: the path leads out"},
     {path_up, "section .reseat.reopen: row 1: the path leads out"},
     {path_up_later, "section .reseat.reopen: row 1: the path leads out"},
