@@ -3,6 +3,7 @@ out of the file is its record lock."""
 
 import os
 import pty
+import select
 import sqlite3
 import termios
 
@@ -25,15 +26,15 @@ class Sqlite(Driver):
                  stderr=slave)
         os.close(slave)
         self.rows = 0
-        self.received = b""
         self.ask("CREATE TABLE numbers(number);")
         self.ask("BEGIN IMMEDIATE;")
 
     def ask(self, statement):
-        """The lines that the statement printed, before a marker that is asked for after it."""
-        self.terminal.write(f"{statement}\n.print that\\ was all\n".encode())
+        """What the statement printed, up to a marker that is asked for after it (and that the echo does not have)."""
+        self.terminal.write(f"{statement}\nSELECT 'that' || ' was all';\n".encode())
         answer = b""
         while b"that was all" not in answer:
+            assert select.select([self.terminal], [], [], 10)[0], f"no answer to {statement}, but {answer!r}"
             answer += os.read(self.terminal.fileno(), 4096)
         text = answer.decode()
         assert "rror" not in text, text
