@@ -276,7 +276,7 @@ static int extract_process(const struct core_view *view, struct snapshot_process
         return index;
     if (index == 0)
         return error_set(ret_error, -EBADMSG, "section %s: missing", CORE_SECTION_PROCESS);
-    size_t count;
+    size_t count = 0;
     int r = count_rows(&view->sections[index], CORE_SECTION_PROCESS, sizeof *ret_process, &count, ret_error);
     if (r < 0)
         return r;
@@ -310,7 +310,7 @@ static int extract_table(const struct core_view *view, const char *name, size_t 
     int index = core_view_find(view, name, ret_error);
     if (index <= 0)
         return index;
-    size_t count;
+    size_t count = 0;
     int r = count_rows(&view->sections[index], name, row_length, &count, ret_error);
     if (r < 0 || count == 0)
         return r;

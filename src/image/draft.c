@@ -11,7 +11,7 @@
 
 #define TEMPORARY_TRIES 64 /* names, before giving up */
 
-/* Divides "/a/b/c" into the real path of "/a/b" and "c". */
+/* Divides "/a/b/c" into "/a/b/" and "c", and "c" into "." and "c". */
 static int split_path(const char *dir, char **ret_parent, char **ret_name, struct reseat_error **ret_error)
 {
     _cleanup_free_ char *path = directory_strip_slashes(dir);
@@ -19,18 +19,14 @@ static int split_path(const char *dir, char **ret_parent, char **ret_name, struc
         return error_errno(ret_error, -ENOMEM, "%s", dir);
     if (path[0] == '\0')
         return error_set(ret_error, -EINVAL, "the name of the checkpoint directory is empty");
-    char *slash = strrchr(path, '/');
-    const char *last = slash ? slash + 1 : path;
+    const char *slash = strrchr(path, '/'), *last = slash ? slash + 1 : path;
     if (last[0] == '\0' || strcmp(last, ".") == 0 || strcmp(last, "..") == 0)
         return error_set(ret_error, -EEXIST, "%s: exists already; a checkpoint goes into a new directory",
                          dir);
+    _cleanup_free_ char *parent = slash ? strndup(path, (size_t)(last - path)) : strdup(".");
     _cleanup_free_ char *name = strdup(last);
-    if (slash)
-        slash[1] = '\0';
-    _cleanup_free_ char *parent = realpath(slash ? path : ".", NULL);
     if (!name || !parent)
-        return error_errno(ret_error, name ? -errno : -ENOMEM, "%s: the directory that it is to be made in",
-                           dir);
+        return error_errno(ret_error, -ENOMEM, "%s", dir);
     *ret_parent = TAKE_PTR(parent);
     *ret_name = TAKE_PTR(name);
     return 0;
@@ -43,13 +39,14 @@ static int make_temporary_directory(struct image_draft *draft)
     for (int i = 0; i < TEMPORARY_TRIES && r == -EEXIST; i++) {
         char suffix[DIRECTORY_SUFFIX_BYTES + 1];
         directory_make_suffix(suffix);
-        _cleanup_free_ char *name = NULL;
+        char name[NAME_MAX + 1];
         int shown = NAME_MAX - 1 - (int)strlen(DIRECTORY_TEMPORARY_PART) - DIRECTORY_SUFFIX_BYTES;
-        if (asprintf(&name, ".%.*s" DIRECTORY_TEMPORARY_PART "%s", shown, draft->name, suffix) < 0)
-            return -ENOMEM;
+        snprintf(name, sizeof name, ".%.*s" DIRECTORY_TEMPORARY_PART "%s", shown, draft->name, suffix);
         r = mkdirat(draft->parent_fd, name, 0700) < 0 ? -errno : 0;
-        if (r >= 0)
-            draft->temporary_name = TAKE_PTR(name);
+        if (r >= 0 && !(draft->temporary_name = strdup(name))) {
+            unlinkat(draft->parent_fd, name, AT_REMOVEDIR);
+            r = -ENOMEM;
+        }
     }
     if (r < 0)
         return r;
@@ -65,11 +62,14 @@ int image_draft_begin(const char *dir, struct image_draft *ret_draft, struct res
     int r = split_path(dir, &parent, &draft.name, ret_error);
     if (r < 0)
         return r;
-    if (asprintf(&draft.path, "%s/%s", strcmp(parent, "/") == 0 ? "" : parent, draft.name) < 0) {
+    _cleanup_free_ char *real_parent = realpath(parent, NULL);
+    if (!real_parent)
+        return error_errno(ret_error, -errno, "%s: the directory that it is to be made in", dir);
+    if (asprintf(&draft.path, "%s/%s", strcmp(real_parent, "/") == 0 ? "" : real_parent, draft.name) < 0) {
         draft.path = NULL;
         return error_errno(ret_error, -ENOMEM, "%s", dir);
     }
-    draft.parent_fd = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    draft.parent_fd = open(real_parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (draft.parent_fd < 0)
         return error_errno(ret_error, -errno, "%s: the directory that it is to be made in", dir);
     struct stat status;
