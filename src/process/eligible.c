@@ -58,6 +58,7 @@ static int check_number(struct candidate *candidate, struct reseat_error **ret_e
         r = proc_stat_read(candidate->proc_fd, &candidate->stat);
     if (r < 0)
         return fail_ended(candidate, r, ret_error);
+    make_printable(candidate->stat.comm);
     snprintf(candidate->who, sizeof candidate->who, "PID %d (%s)", candidate->pid, candidate->stat.comm);
     pid_t process = (pid_t)status_number(candidate->status, "Tgid", 10);
     if (process == getpid())
@@ -126,6 +127,7 @@ static int check_tracer(const struct candidate *candidate, struct reseat_error *
         return 0;
     struct proc_stat stat = {.comm = "name hidden"};
     proc_stat_of(tracer, &stat);
+    make_printable(stat.comm);
     return error_set(
         ret_error, -EBUSY,
         "%s is being traced by PID %d (%s), and a process has one tracer at a time: let that one "

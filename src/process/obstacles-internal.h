@@ -17,6 +17,7 @@ struct inspection {
     size_t tid_count;
     char who[96]; /* "PID 12 (redis-server)": how every sentence begins or goes on */
 
+    bool has_poll_worker; /* the kernel runs an iou-sqp-* thread in it */
     bool has_userfaultfd; /* at a selector of its own */
     struct obstacles *obstacles;
 };
@@ -27,6 +28,9 @@ struct ring_place {
     int selector;
     bool mapped; /* found in the memory map */
 };
+
+/* A process chooses its name, and the names of its queues: no control character of it reaches a terminal. */
+void make_printable(char *text);
 
 /* A list of processes for people, "12 (vim), 15 (sleep) and 3 more". */
 struct name_list {

@@ -47,6 +47,13 @@ void obstacles_free(struct obstacles *obstacles)
 
 /* ---- what the obstacles_*.c files have in common ---- */
 
+void make_printable(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7f)
+            *text = '?';
+}
+
 void name_list_add(struct name_list *list, pid_t pid, const char *name)
 {
     size_t used = strlen(list->text);
@@ -70,6 +77,7 @@ void status_copy(const char *status, const char *name, char *ret_value, size_t c
     const char *value = status_find(status, name);
     size_t length = value ? strcspn(value, "\n") : 0;
     snprintf(ret_value, capacity, "%.*s", (int)length, value ? value : "");
+    make_printable(ret_value);
 }
 
 int inspection_read(int dir_fd, const char *path, char **ret_text)
@@ -78,10 +86,20 @@ int inspection_read(int dir_fd, const char *path, char **ret_text)
     return r == -ENOENT ? -ESRCH : r;
 }
 
+/* Some files of a process that has ended say EACCES rather than ESRCH. */
+static bool has_ended(const struct inspection *inspection)
+{
+    struct proc_stat stat;
+    if (inspection->proc_fd < 0)
+        return false;
+    int r = proc_stat_read(inspection->proc_fd, &stat);
+    return r == 0 ? strchr("ZXx", stat.state) != NULL : r == -ESRCH || r == -ENOENT;
+}
+
 int inspection_fail(const struct inspection *inspection, int code, const char *path,
                     struct reseat_error **ret_error)
 {
-    if (code == -ESRCH || code == -ENOENT)
+    if (code == -ESRCH || code == -ENOENT || has_ended(inspection))
         return error_set(ret_error, -ESRCH, "%s ended while it was being looked at", inspection->who);
     if (code == -ENOMEM)
         return error_errno(ret_error, code, "Looking at %s", inspection->who);
@@ -117,7 +135,10 @@ static int list_threads(struct inspection *inspection)
             continue;
         if (r < 0)
             return r;
-        if (!(stat.flags & KERNEL_WORKER_FLAGS) && !strchr("ZXx", stat.state))
+        bool is_worker = stat.flags & KERNEL_WORKER_FLAGS;
+        if (is_worker && strncmp(stat.comm, "iou-sqp-", 8) == 0)
+            inspection->has_poll_worker = true;
+        if (!is_worker && !strchr("ZXx", stat.state))
             inspection->tids[kept++] = inspection->tids[i];
     }
     inspection->tid_count = kept;
@@ -136,6 +157,7 @@ static int inspection_begin(struct inspection *inspection, struct reseat_error *
     int r = proc_stat_read(inspection->proc_fd, &inspection->stat);
     if (r < 0)
         return inspection_fail(inspection, r, "stat", ret_error);
+    make_printable(inspection->stat.comm);
     snprintf(inspection->who, sizeof inspection->who, "PID %d (%s)", inspection->pid, inspection->stat.comm);
     r = inspection_read(inspection->proc_fd, "status", &inspection->status);
     if (r < 0)

@@ -145,7 +145,7 @@ static int check_selector(struct inspection *inspection, int selector, const cha
     return 0;
 }
 
-/* Reads the link of a selector; false if the selector is gone. */
+/* Reads the beginning of the link of a selector. -ESRCH: the selector is gone. */
 static int read_selector(int fd_dir, int selector, char *ret_link)
 {
     char name[16];
@@ -154,6 +154,7 @@ static int read_selector(int fd_dir, int selector, char *ret_link)
     if (n < 0)
         return errno == ENOENT ? -ESRCH : -errno;
     ret_link[n] = '\0';
+    make_printable(ret_link);
     return 0;
 }
 

@@ -19,7 +19,10 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define RING_READ_TRIES    50
+#define RING_READ_TRIES 50
+/* On Linux 6.1 (6.18 no longer) the text looks complete without the lock too, only that no polling thread is
+ * in it: where the process has such a thread, a ring without one is looked at a few times. */
+#define THREAD_READ_TRIES  10
 #define RING_READ_PAUSE_NS 500000
 
 struct ring {
@@ -69,7 +72,9 @@ static int ring_read(struct inspection *inspection, int selector, struct ring *r
         if (r < 0)
             return r;
         ring_parse(fdinfo, ret_ring);
-        if (ret_ring->complete)
+        bool may_hide_thread =
+            inspection->has_poll_worker && ret_ring->poll_thread < 0 && i < THREAD_READ_TRIES;
+        if (ret_ring->complete && !may_hide_thread)
             break;
         nanosleep(&(struct timespec){.tv_nsec = RING_READ_PAUSE_NS}, NULL);
     }

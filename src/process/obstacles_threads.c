@@ -172,14 +172,35 @@ static int compare_thread(struct inspection *inspection, int tid, int task_fd, c
     return 0;
 }
 
-/* A thread that is just ending has already given up its table, directories and namespaces. */
+/* A thread that is just ending has already given up its table, directories and namespaces, and the links of
+ * one that has ended say EACCES. */
 static bool is_ending(int task_fd)
 {
     struct proc_stat stat;
     return proc_stat_read(task_fd, &stat) < 0 || (stat.flags & ENDING_FLAG) || strchr("ZXx", stat.state);
 }
 
-/* Writes whether the thread is under a seccomp filter. -ESRCH: it has gone. */
+static int look_at_thread(struct inspection *inspection, int tid, int task_fd, const uint64_t *leader_inodes,
+                          struct findings *findings, bool *ret_filtered)
+{
+    _cleanup_free_ char *status = NULL;
+    int r = inspection_read(task_fd, "status", &status);
+    if (r == 0)
+        r = check_ring_call(task_fd, tid, findings);
+    if (r == 0 && tid != inspection->pid)
+        r = compare_thread(inspection, tid, task_fd, leader_inodes, findings);
+    if (r < 0)
+        return r;
+    compare_status(inspection->status, status, tid, findings);
+    char features[64];
+    status_copy(status, "x86_Thread_features", features, sizeof features);
+    if (strstr(features, "shstk"))
+        finding_add(findings, HAS_SHADOW_STACK, tid);
+    *ret_filtered = is_filtered(status);
+    return 0;
+}
+
+/* Writes whether the thread is under a seccomp filter. -ESRCH: it has gone, nothing is noted of it. */
 static int inspect_thread(struct inspection *inspection, int tid, const uint64_t *leader_inodes,
                           struct findings *findings, bool *ret_filtered)
 {
@@ -188,25 +209,13 @@ static int inspect_thread(struct inspection *inspection, int tid, const uint64_t
     _cleanup_close_ int task_fd = openat(inspection->proc_fd, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (task_fd < 0)
         return errno == ENOENT ? -ESRCH : -errno;
-    _cleanup_free_ char *status = NULL;
-    int r = inspection_read(task_fd, "status", &status);
-    if (r < 0)
-        return r;
-    struct findings own = *findings; /* nothing is noted of a thread that turns out to be gone */
-    r = check_ring_call(task_fd, tid, &own);
-    if (r == 0 && tid != inspection->pid)
-        r = compare_thread(inspection, tid, task_fd, leader_inodes, &own);
-    if (r < 0)
-        return r;
-    compare_status(inspection->status, status, tid, &own);
-    char features[64];
-    status_copy(status, "x86_Thread_features", features, sizeof features);
-    if (strstr(features, "shstk"))
-        finding_add(&own, HAS_SHADOW_STACK, tid);
-    if (memcmp(&own, findings, sizeof own) != 0 && is_ending(task_fd))
+    struct findings own = *findings;
+    int r = look_at_thread(inspection, tid, task_fd, leader_inodes, &own, ret_filtered);
+    if ((r < 0 || memcmp(&own, findings, sizeof own) != 0) && is_ending(task_fd))
         return -ESRCH;
+    if (r < 0)
+        return r;
     *findings = own;
-    *ret_filtered = is_filtered(status);
     return 0;
 }
 

@@ -129,7 +129,8 @@ static struct obstacles find(pid_t pid, enum snapshot_form form)
 {
     _cleanup_error_ struct reseat_error *error = NULL;
     struct obstacles obstacles = {0};
-    assert_ok(process_find_obstacles(pid, form, form == SNAPSHOT_FORM_COPY, &obstacles, &error), error);
+    int r = process_find_obstacles(pid, form, form == SNAPSHOT_FORM_COPY, &obstacles, &error);
+    assert_ok(r, error);
     return obstacles;
 }
 
@@ -303,6 +304,23 @@ static void test_family(void **state)
     expect(make_child, heir, SEVERITY_LOST, "1 living child process: ");
     expect(make_child, copy, SEVERITY_LOST, "1 living child process: ");
     expect(make_zombie, heir, SEVERITY_LOST, ", zombie)");
+}
+
+static int make_rude_child(void)
+{
+    prctl(PR_SET_NAME, "a\033[2J\n(b)");
+    return make_child();
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    struct subject subject = subject_start(make_rude_child);
+    _cleanup_(obstacles_free) struct obstacles obstacles = find(subject.pid, heir);
+    subject_end(&subject);
+    const struct obstacle *found = obstacles_search(&obstacles, " (a?[2J?(b)) has 1 living child");
+    assert_non_null(found);
+    assert_null(strpbrk(found->sentence, "\033\n"));
 }
 
 static void test_sharer(void **state)
@@ -509,11 +527,12 @@ static void test_bustle(void **state)
     (void)state;
     struct subject subject = subject_start(make_bustle);
     size_t grave = 0;
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 1500; i++) {
         _cleanup_(obstacles_free) struct obstacles obstacles = find(subject.pid, i % 2 ? heir : copy);
         _cleanup_error_ struct reseat_error *error = NULL;
         grave += count_grave(&obstacles);
-        assert_ok(process_check_eligible(subject.pid, &error), error);
+        int r = process_check_eligible(subject.pid, &error);
+        assert_ok(r, error);
     }
     subject_end(&subject);
     assert_int_equal(grave, 0);
@@ -1280,6 +1299,7 @@ int main(void)
         cmocka_unit_test(test_plain),
         cmocka_unit_test(test_gone),
         cmocka_unit_test(test_family),
+        cmocka_unit_test(test_names),
         cmocka_unit_test(test_sharer),
         cmocka_unit_test(test_tracee),
         cmocka_unit_test(test_members),
