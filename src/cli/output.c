@@ -201,9 +201,9 @@ void table_free(struct table *table)
 const char *format_duration(uint64_t ns, char *buffer, size_t size)
 {
     double seconds = (double)ns / 1e9;
-    if (ns < 10 * 1000000U)
+    if (ns < 10000000U)
         snprintf(buffer, size, "%.2f ms", seconds * 1e3);
-    else if (ns < 1000 * 1000000U)
+    else if (ns < 1000000000U)
         snprintf(buffer, size, "%.0f ms", seconds * 1e3);
     else if (seconds < 120)
         snprintf(buffer, size, "%.0f s", seconds);
