@@ -216,6 +216,15 @@ def through_copy_restored(context, driver):
     driver.drive()
 
 
+def status_at_end(context, program):
+    """Waits for the last end of a program (there may have been a checkpoint's kill before) and returns its status."""
+    context.until(lambda: not os.path.exists(f"/proc/{program.pid}"), f"{program.name} to end")
+    last = None
+    while (status := context.take_status(program.pid)) is not None:
+        last = status
+    return last
+
+
 def evidence(driver):
     """What a person wants to see when a test fails."""
     words = []

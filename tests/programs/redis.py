@@ -6,7 +6,7 @@ import pwd
 import threading
 import time
 
-from programs.driving import WAYS, Driver, connect, need, take
+from programs.driving import WAYS, Driver, connect, need, status_at_end, take
 from reseat_test import Skip, each
 
 
@@ -193,7 +193,7 @@ def test_redis_benchmark(context):
     driver.steady = False
     log = context.path("benchmark")
     with open(log, "wb") as out:
-        benchmark = context.start([need("redis-benchmark"), "-p", driver.address[1], "-c", 30, "-n", 100000, "-t",
+        benchmark = context.start([need("redis-benchmark"), "-p", driver.address[1], "-c", 30, "-n", 40000, "-t",
                                    "set,get,lpush,lrange_100", "-q"], stdin=None, stdout=out, stderr=out)
     for _ in range(3):
         time.sleep(0.3)
@@ -202,6 +202,6 @@ def test_redis_benchmark(context):
         driver.await_end()
         driver.restore(directory)
     driver.drive()
-    status = benchmark.wait(25)
+    status = status_at_end(context, benchmark)
     text = open(log, encoding="utf-8").read()
     assert status == 0 and "rror" not in text, f"redis-benchmark: status {status}, {text[-1000:]}"

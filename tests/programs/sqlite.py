@@ -7,7 +7,7 @@ import select
 import sqlite3
 import termios
 
-from programs.driving import WAYS, Driver, need, take
+from programs.driving import WAYS, Driver, need, status_at_end, take
 from reseat_test import each
 
 
@@ -70,4 +70,4 @@ def test_sqlite(context, way):
     assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     other.close()
     driver.terminal.write(b".quit\n")
-    assert driver.program.wait() in (0, None), "sqlite3 ended badly"
+    assert status_at_end(context, driver.program) == 0
