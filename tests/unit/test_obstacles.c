@@ -1339,5 +1339,6 @@ int main(void)
         cmocka_unit_test(test_permission),
         cmocka_unit_test(test_process_limit),
     };
+    prctl(PR_SET_NAME, "test_obstacles"); /* whatever the build calls it: sentences name us */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
