@@ -22,7 +22,6 @@ INTERPRETERS = {
     "bc": (["bc", "-q"], "n = 0", "print \"result \", n += 1, \"\\n\""),
     "gdb": (["gdb", "-q", "-nx"], "set $n = 0", "printf \"result %d\\n\", ++$n"),
     "tclsh": (["tclsh"], "set n 0", "puts \"result [incr n]\"; flush stdout"),
-    "jshell": (["jshell", "-s", "-"], "int n = 0;", "System.out.println(\"result \" + ++n);"),
     "mawk": (["awk", "-W", "interactive", "/result/ { print \"result\", ++n; fflush() }"], "", "result"),
 }
 
