@@ -29,7 +29,7 @@ int native_pd_next(struct native_pd *pd, selector_t from, selector_t *ret_select
                    struct reseat_error **ret_error);
 
 /* request: the capability at `selector` as one of ours (NATIVE_CAP_INVALID if the selector is unused, no
- * error) and the selector to ask for next. Rests on pidfd_getfd(2). */
+ * error) and the selector to ask for next (`ret_next` may be NULL). Rests on pidfd_getfd(2). */
 int native_pd_request(struct native_pd *pd, selector_t selector, native_cap_t *ret_cap, selector_t *ret_next,
                       struct reseat_error **ret_error);
 
@@ -37,3 +37,10 @@ int native_pd_request(struct native_pd *pd, selector_t selector, native_cap_t *r
  * over all objects of the machine. Rests on kcmp(2) KCMP_FILE. -EBADF: one of them is unused. */
 int native_pd_compare(struct native_pd *a, selector_t selector_a, struct native_pd *b, selector_t selector_b,
                       int *ret_order, struct reseat_error **ret_error);
+
+/* install: puts our capability at `selector` of a PD that is stopped in our hands, with scratch pages. What was there
+ * is replaced; `close_on_exec` belongs to the slot. No other selector is touched, and numbers that are used in passing
+ * are free again afterwards. io_uring's descriptors cannot be sent (-EINVAL). Rests on unix(7) SCM_RIGHTS, dup3(2). */
+struct target;
+int native_pd_install_stopped(struct target *target, native_cap_t cap, selector_t selector, bool close_on_exec,
+                              struct reseat_error **ret_error);

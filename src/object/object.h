@@ -91,3 +91,10 @@ int object_table_add(struct object_table *table, struct native_pd *pd, struct re
 /* Gives entries the same object id if and only if they hold the same object. Entries whose selector was
  * closed since are removed. */
 int object_table_identify(struct object_table *table, struct reseat_error **ret_error);
+
+/* ---- fixups.c ---- */
+
+struct snapshot;
+/* Adds to the snapshot what the capabilities of a sleeping twin need in the process that is restored from it
+ * (`interests`, `reopens`), although the objects stay the same. */
+int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_error **ret_error);

@@ -65,7 +65,7 @@ static int capture_rseq(struct target *target, struct target_thread *thread, str
     return leave_restartable_sequence(target, thread, row);
 }
 
-static void capture_scheduling(struct snapshot_thread *row)
+void process_capture_scheduling(struct snapshot_thread *row)
 {
     pid_t tid = (pid_t)row->tid;
     if (syscall(SYS_sched_getattr, tid, row->scheduling, sizeof row->scheduling, 0) < 0)
@@ -86,7 +86,7 @@ static int capture_thread(struct target *target, struct target_thread *thread, s
         r = capture_rseq(target, thread, row);
     if (r < 0)
         return r;
-    capture_scheduling(row);
+    process_capture_scheduling(row);
     row->signal_mask = thread->signal_mask;
     row->dispatch_mode = thread->dispatch.mode;
     row->dispatch_selector = thread->dispatch.selector;
@@ -209,7 +209,7 @@ void process_probe_thread(struct program *program, struct thread_probe *ret_prob
         .stack_address = scratch_take(scratch, sizeof(struct kernel_stack), 8, NULL),
         .name_address = scratch_take(scratch, 16, 8, NULL),
     };
-    program_call(program, NULL, SYS_prctl, PR_GET_TID_ADDRESS, probe.tid_address);
+    probe.tid_call = program_call(program, NULL, SYS_prctl, PR_GET_TID_ADDRESS, probe.tid_address);
     program_call(program, "asking for the alternate stack", SYS_sigaltstack, 0, probe.stack_address);
     program_call(program, "asking for the name", SYS_prctl, PR_GET_NAME, probe.name_address);
     probe.slack_call = program_call(program, NULL, SYS_prctl, PR_GET_TIMERSLACK);

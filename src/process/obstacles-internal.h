@@ -59,14 +59,15 @@ int find_place_obstacles(struct inspection *inspection, struct reseat_error **re
 int find_memory_obstacles(struct inspection *inspection, struct ring_place *rings, size_t ring_count,
                           struct reseat_error **ret_error);
 /* obstacles_capabilities.c; hands out the io_uring instances that it met */
-int find_capability_obstacles(struct inspection *inspection, struct ring_place **ret_rings, size_t *ret_ring_count,
-                              struct reseat_error **ret_error);
+int find_capability_obstacles(struct inspection *inspection, struct ring_place **ret_rings,
+                              size_t *ret_ring_count, struct reseat_error **ret_error);
 /* obstacles_io_uring.c: one ring; writes its inode */
 int find_ring_obstacles(struct inspection *inspection, int selector, uint64_t *ret_inode,
                         struct reseat_error **ret_error);
 
-/* The systemd service in a /proc/PID/cgroup text: its name in `ret_service`, or false. Exposed for its test. */
+/* The systemd service in a /proc/PID/cgroup text: its name in `ret_service`, or false. Exposed for its test.
+ */
 bool cgroup_find_service(const char *cgroup, char *ret_service, size_t capacity);
-/* obstacles_threads.c's question, also asked by eligible.c: 0 if this process may suspend a filter (a real attempt, on a
- * child of ours), else the negative errno. */
+/* obstacles_threads.c's question, also asked by eligible.c: 0 if this process may suspend a filter (a real
+ * attempt, on a child of ours), else the negative errno. */
 int seccomp_try_suspend(void);

@@ -40,23 +40,31 @@ int process_check_eligible(pid_t pid, struct reseat_error **ret_error);
 
 /* ---- survey.c: what can be read before the stop ---- */
 
-/* Fills the process row (numbers, family, terminal), the treatment of regions by a fork (copy form) and whom the
- * capabilities send signals to. */
-int process_survey(pid_t pid, enum snapshot_form form, struct snapshot *snapshot, struct reseat_error **ret_error);
+/* Fills the process row (numbers, family, terminal), the treatment of regions by a fork (copy form) and whom
+ * the capabilities send signals to. */
+int process_survey(pid_t pid, enum snapshot_form form, struct snapshot *snapshot,
+                   struct reseat_error **ret_error);
+
+/* Only the treatment of regions, of any live process. */
+int process_survey_regions(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error);
 
 /* ---- capture.c: what a stopped target is asked ---- */
 
 struct target;
 struct program;
-struct target_thread;
+struct scratch;
 
-/* From outside, by ptrace and procfs: registers, extended state, masks, pending signals, timers' ids, scheduling. */
+/* From outside, by ptrace and procfs: registers, extended state, masks, pending signals, timers' ids,
+ * scheduling. */
 int process_capture(struct target *target, struct snapshot *snapshot, struct reseat_error **ret_error);
+
+/* The scheduling and the processors of thread row->tid, read into the row. */
+void process_capture_scheduling(struct snapshot_thread *row);
 
 /* Where the answers of one thread's probe stand on the scratch pages. */
 struct thread_probe {
-    uint64_t tid_address, stack_address, name_address;
-    size_t slack_call;
+    uint64_t tid_address, stack_address, name_address; /* where the answers will stand */
+    size_t tid_call, slack_call;
 };
 
 /* Adds the calls that ask a thread what cannot be seen from outside. */
@@ -72,21 +80,41 @@ struct process_probe {
 
 #define PROCESS_PROBE_CALLS(snapshot) (16 + (snapshot)->timers_count)
 void process_probe(struct program *program, const struct snapshot *snapshot, struct process_probe *ret_probe);
-void process_read_probe(const struct program *program, const struct process_probe *probe, struct snapshot *snapshot);
+void process_read_probe(const struct program *program, const struct process_probe *probe,
+                        struct snapshot *snapshot);
 
-/* ---- rebuild.c: from a snapshot back into a process ---- */
+/* ---- rebuild*.c: from a snapshot back into a process ---- */
 
-/* A half-made process with the right PID that already has some of a snapshot. */
+/* A half-made process: a leader that is stopped at its first instruction, with scratch pages, which is killed
+ * if we die. What it already has of the snapshot is what its maker handed on. */
 struct seed {
-    struct target *target;   /* the process: its leader, stopped, with scratch pages */
-    pid_t maker, ns_maker;   /* the process that it was cloned from and replaces; killed by the commit. 0: none */
-    bool has_memory_locks;   /* what is already right: */
-    bool new_pid;            /* it has another PID, and its threads other TIDs, than in the snapshot */
-    bool filtered;           /* threads must be traced from their birth, for their filter to be suspended */
+    struct target *process;
+    uint32_t ns_maker;  /* the process that it was cloned from and replaces, killed by the commit; 0: none */
+    bool shares_memory; /* with the process of the snapshot: locked regions are still locked */
+    bool has_new_numbers; /* another PID than in the snapshot, and other TIDs */
+    bool must_race;       /* it may not choose numbers itself: process_choose_next() does */
+    bool is_filtered; /* threads must be traced from birth, or their seccomp filter could not be suspended */
+
+    /* Kept between rebuild and commit. */
+    uint32_t *ns_tids; /* of each thread of the snapshot, in the innermost namespace */
+    uint64_t gate_address;
+    uint64_t *stops; /* the stack pointer at each thread's last report */
 };
 
-/* Everything but letting it run: family, names, threads, timers, signals. Afterwards all threads but the leader wait
- * at a gate, and the leader stands at a report; if we die now, the process dies and nothing has been lost. */
+void seed_end(struct seed *seed); /* cleanup function; frees only its own memory */
+
+/* Everything but letting it run: family, names, capabilities' owners, threads. Afterwards all threads but the
+ * leader wait at a gate and the leader is stopped; if we die now the process dies, and the maker still has
+ * everything. */
 int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
-/* The point of no return: the maker is killed, the gate opens, every thread goes to where it was. */
+/* The point of no return: the maker is killed, timers start, the gate opens, every thread goes to where it
+ * was. */
 int process_commit(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
+
+/* Makes `number` the next one that the kernel tries in the PID namespace of `pid` (ns_last_pid): the way to a
+ * certain PID where the process that clones may not choose it. */
+int process_choose_next(pid_t pid, uint32_t number, struct reseat_error **ret_error);
+/* clone_args (clone3(2)) on the scratch pages: its address. `levels`: set_tid, outermost first; NULL: any
+ * number. */
+uint64_t process_clone_arguments(struct scratch *scratch, uint64_t flags, uint64_t stack, uint64_t tls,
+                                 const uint32_t *levels, size_t level_count);

@@ -114,8 +114,14 @@ static uint32_t region_flags(const char *line)
     return strstr(line, " io") || strstr(line, " pf") ? 0 : flags;
 }
 
-static int survey_regions(int proc_fd, struct snapshot *snapshot, struct reseat_error **ret_error)
+int process_survey_regions(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
 {
+    _cleanup_close_ int proc_fd = proc_open(pid);
+    if (proc_fd < 0)
+        return error_errno(ret_error, proc_fd, "opening process %d", pid);
+    free(snapshot->regions);
+    snapshot->regions = NULL;
+    snapshot->regions_count = 0;
     int fd = openat(proc_fd, "smaps", O_RDONLY | O_CLOEXEC);
     _cleanup_fclose_ FILE *smaps = fd < 0 ? NULL : fdopen(fd, "r");
     if (!smaps)
@@ -166,7 +172,7 @@ int process_survey(pid_t pid, enum snapshot_form form, struct snapshot *snapshot
     if (r == 0)
         r = survey_owners(proc_fd, pidfd, snapshot, ret_error);
     if (r == 0 && form == SNAPSHOT_FORM_COPY)
-        r = survey_regions(proc_fd, snapshot, ret_error);
+        r = process_survey_regions(pid, snapshot, ret_error);
     survey_terminal(pidfd, process);
     return r;
 }

@@ -240,3 +240,33 @@ int program_await(struct target *target, struct target_thread *thread, const str
             return error_errno(ret_error, r, "continuing the program of thread %d", thread->tid);
     }
 }
+
+int program_run(struct target *target, const struct program *program, struct reseat_error **ret_error)
+{
+    struct target_thread *leader = &target->threads[0];
+    int r = target_flush_scratch(target, ret_error);
+    if (r == 0)
+        r = program_start(target, leader, program, ret_error);
+    if (r == 0)
+        r = program_await(target, leader, program, ret_error);
+    if (r == 0)
+        r = target_fetch_scratch(target, ret_error);
+    return r == 0 ? program_check(program, target->pid, ret_error) : r;
+}
+
+int program_run_batch(struct target *target, struct program *program, struct reseat_error **ret_error)
+{
+    program_report(program, target->report_signal, 0, 0);
+    int r = program_run(target, program, ret_error);
+    target->scratch.used = target->scratch.first;
+    return r;
+}
+
+uint64_t scratch_copy(struct scratch *scratch, const void *data, size_t length)
+{
+    void *mirror;
+    uint64_t address = scratch_take(scratch, length, 8, &mirror);
+    if (address)
+        memcpy(mirror, data, length);
+    return address;
+}

@@ -136,7 +136,7 @@ int target_map_scratch(struct target *target, size_t data_length, struct reseat_
                            ret_error);
     if (address < 0)
         return error_errno(ret_error, (int)address, "mapping %zu bytes in process %d", length, target->pid);
-    target->scratch = (struct scratch){(uint64_t)address, length, TAKE_PTR(mirror), 0};
+    target->scratch = (struct scratch){(uint64_t)address, length, TAKE_PTR(mirror), 0, 0};
     int64_t r = target_system_call(target, SYS_mprotect,
                                    (const uint64_t[6]){(uint64_t)address + PAGE_BYTES, length - PAGE_BYTES,
                                                        PROT_READ | PROT_WRITE},
@@ -200,7 +200,7 @@ int target_adopt_scratch(struct target *target, uint64_t address, uint64_t lengt
     if (!mirror)
         return error_errno(ret_error, -ENOMEM, "making room for %lu bytes", (unsigned long)length);
     free(target->scratch.mirror);
-    target->scratch = (struct scratch){address, length, mirror, 0};
+    target->scratch = (struct scratch){address, length, mirror, 0, 0};
     target->stub_address = stub_address;
     return 0;
 }
@@ -227,16 +227,23 @@ void *scratch_mirror(struct scratch *scratch, uint64_t address)
     return scratch->mirror + (address - scratch->address - PAGE_BYTES);
 }
 
+void scratch_begin_part(struct scratch *scratch)
+{
+    scratch->first = scratch->used;
+}
+
 int target_flush_scratch(struct target *target, struct reseat_error **ret_error)
 {
     struct scratch *scratch = &target->scratch;
-    int r = target_write(target, scratch->address + PAGE_BYTES, scratch->mirror, scratch->used);
+    int r = target_write(target, scratch->address + PAGE_BYTES + scratch->first,
+                         scratch->mirror + scratch->first, scratch->used - scratch->first);
     return r < 0 ? error_errno(ret_error, r, "writing a program into process %d", target->pid) : 0;
 }
 
 int target_fetch_scratch(struct target *target, struct reseat_error **ret_error)
 {
     struct scratch *scratch = &target->scratch;
-    int r = target_read(target, scratch->address + PAGE_BYTES, scratch->mirror, scratch->used);
+    int r = target_read(target, scratch->address + PAGE_BYTES + scratch->first,
+                        scratch->mirror + scratch->first, scratch->used - scratch->first);
     return r < 0 ? error_errno(ret_error, r, "reading results from process %d", target->pid) : 0;
 }

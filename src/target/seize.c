@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -139,6 +140,20 @@ static int seize_new_threads(struct target *target, struct reseat_error **ret_er
     return seized;
 }
 
+/* PTRACE_O_SUSPEND_SECCOMP takes CAP_SYS_ADMIN, and a tracer that has no filter of its own. */
+static bool may_suspend_filters(void)
+{
+    _cleanup_free_ char *status = NULL;
+    return file_read(AT_FDCWD, "/proc/thread-self/status", &status, NULL) == 0 &&
+           (status_number(status, "CapEff", 16) >> CAP_SYS_ADMIN & 1) &&
+           status_number(status, "Seccomp", 10) == 0;
+}
+
+static unsigned filter_options(const char *status)
+{
+    return status_number(status, "Seccomp", 10) && may_suspend_filters() ? PTRACE_O_SUSPEND_SECCOMP : 0;
+}
+
 /* A report signal must not be waiting already, or ours would merge with it; one that has a handler would run
  * it if we die at the wrong moment, which is harmless but avoidable. */
 static int choose_report_signal(const char *status)
@@ -156,14 +171,12 @@ static int choose_report_signal(const char *status)
     return SIGURG;
 }
 
-int target_seize(pid_t pid, unsigned trace_options, struct target *ret_target,
-                 struct reseat_error **ret_error)
+int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
 {
     _cleanup_(target_release) struct target target = TARGET_NONE;
     int r = target_open(pid, &target, ret_error);
     if (r < 0)
         return r;
-    target.trace_options = trace_options | PTRACE_O_TRACESYSGOOD;
 
     _cleanup_free_ char *status = NULL;
     r = file_read(target.proc_fd, "status", &status, NULL);
@@ -174,6 +187,7 @@ int target_seize(pid_t pid, unsigned trace_options, struct target *ret_target,
     if (level_count)
         target.ns_pid = (pid_t)levels[level_count - 1];
     target.report_signal = choose_report_signal(status);
+    target.trace_options = PTRACE_O_TRACESYSGOOD | filter_options(status);
 
     r = seize_new_threads(&target, ret_error);
     if (r < 0)
@@ -350,6 +364,29 @@ static int stop_threads_from(struct target *target, size_t first, struct reseat_
     return 0;
 }
 
+int target_seize_leader(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
+{
+    _cleanup_(target_release) struct target target = TARGET_NONE;
+    int r = target_open(pid, &target, ret_error);
+    if (r < 0)
+        return r;
+    target.trace_options = PTRACE_O_TRACESYSGOOD | (may_suspend_filters() ? PTRACE_O_SUSPEND_SECCOMP : 0);
+    r = target_seize_thread(&target, pid, ret_error);
+    if (r < 0)
+        return r;
+    target.mem_fd = openat(target.proc_fd, "mem", O_RDWR | O_CLOEXEC);
+    if (target.mem_fd < 0)
+        return error_errno(ret_error, -errno, "opening the memory of process %d", pid);
+    r = stop_threads_from(&target, 0, ret_error);
+    if (r == 0 && !target.thread_count)
+        r = error_set(ret_error, -ESRCH, "process %d has ended", pid);
+    if (r < 0)
+        return r;
+    *ret_target = target;
+    target = TARGET_NONE;
+    return 0;
+}
+
 int target_stop(struct target *target, struct reseat_error **ret_error)
 {
     target->stop_ns = now_ns();
@@ -429,7 +466,7 @@ void target_release(struct target *target)
     for (size_t i = target->thread_count; i-- > 1;)
         target_thread_release(target, &target->threads[i]);
     if (target->thread_count) {
-        if (target->threads[0].is_traced && target->threads[0].is_stopped)
+        if (target->threads[0].is_traced && target->threads[0].is_stopped && !target->keeps_scratch)
             target_unmap_scratch(target, NULL);
         target_thread_release(target, &target->threads[0]);
     }

@@ -47,6 +47,7 @@ struct scratch {
     uint64_t address, length; /* of the whole mapping; 0: none */
     uint8_t *mirror;          /* of the data part */
     size_t used;              /* bytes of the data part that are taken */
+    size_t first; /* where the part begins that is written and fetched: what stands before is in use */
 };
 
 struct target {
@@ -59,7 +60,8 @@ struct target {
     size_t thread_count;
     uint64_t stub_address; /* 0: not written */
     struct scratch scratch;
-    pid_t *births; /* what its programs cloned while PTRACE_O_TRACECLONE was set */
+    bool keeps_scratch; /* a twin: its pages stay when it is let go */
+    pid_t *births;      /* what its programs cloned while PTRACE_O_TRACECLONE was set */
     size_t birth_count;
     uint64_t stop_ns; /* when the first thread was asked to stop, or 0 */
 };
@@ -68,10 +70,11 @@ struct target {
 
 /* ---- seize.c ---- */
 
-/* Seizes all threads, which run on for the moment. `trace_options`: PTRACE_O_*. -EPERM: not ours; -ESRCH:
- * gone. */
-int target_seize(pid_t pid, unsigned trace_options, struct target *ret_target,
-                 struct reseat_error **ret_error);
+/* Seizes all threads, which run on for the moment; a seccomp filter is suspended while they are, if we may.
+ * -EPERM: not ours; -ESRCH: gone. */
+int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret_error);
+/* Seizes and stops the leader alone, for one system call through the stub. */
+int target_seize_leader(pid_t pid, struct target *ret_target, struct reseat_error **ret_error);
 /* Stops all threads, including those that appear meanwhile, and reads their registers and signal masks.
  * -ETIMEDOUT: a thread does not stop (named, with what it waits in). */
 int target_stop(struct target *target, struct reseat_error **ret_error);
@@ -123,7 +126,9 @@ uint64_t scratch_take(struct scratch *scratch, size_t length, size_t alignment, 
 /* Our view of an address in the data part. */
 void *scratch_mirror(struct scratch *scratch, uint64_t address);
 uint64_t scratch_interpreter(const struct scratch *scratch);
-/* Everything that is taken is written to, or read from, the target. */
+/* Begins a new part behind all that is taken; what stands before is not touched any more. */
+void scratch_begin_part(struct scratch *scratch);
+/* The current part is written to, or read from, the target. */
 int target_flush_scratch(struct target *target, struct reseat_error **ret_error);
 int target_fetch_scratch(struct target *target, struct reseat_error **ret_error);
 
@@ -182,6 +187,13 @@ int program_await(struct target *target, struct target_thread *thread, const str
                   struct reseat_error **ret_error);
 /* Lets a thread that stands at a report go on to the next report of the same program. */
 int program_continue(struct target *target, struct target_thread *thread, struct reseat_error **ret_error);
+/* The usual way for the leader: writes the part, runs the program up to its report, fetches the results,
+ * checks them. */
+int program_run(struct target *target, const struct program *program, struct reseat_error **ret_error);
+/* The same for a program that is not needed any more afterwards: adds the report, and frees the part. */
+int program_run_batch(struct target *target, struct program *program, struct reseat_error **ret_error);
+/* A copy of the data on the scratch pages: its address; 0: no room. */
+uint64_t scratch_copy(struct scratch *scratch, const void *data, size_t length);
 /* Mask of a thread that runs a program: everything blocked but the report. */
 uint64_t program_signal_mask(int report_signal);
 /* Bytes behind a program for the way back, without the extended state. */

@@ -138,18 +138,32 @@ static int describe_signalfd(const struct object_sight *sight, char **ret_name)
 
 #define MEMBERS_SHOWN 8
 
-/* fdinfo has a line "tfd: 5 …" for each member: the selector under which it was added. */
+/* Keeps the lowest few, in order. */
+static void keep_lowest(long kept[static MEMBERS_SHOWN], size_t count, long member)
+{
+    size_t place = count < MEMBERS_SHOWN ? count : MEMBERS_SHOWN;
+    for (; place > 0 && kept[place - 1] > member; place--) {
+        if (place < MEMBERS_SHOWN)
+            kept[place] = kept[place - 1];
+    }
+    if (place < MEMBERS_SHOWN)
+        kept[place] = member;
+}
+
+/* fdinfo has a line "tfd: 5 …" for each member: the selector under which it was added. Their order is the
+ * kernel's own. */
 static int describe_epoll(const struct object_sight *sight, char **ret_name)
 {
-    char members[MEMBERS_SHOWN * 16] = "";
+    long kept[MEMBERS_SHOWN];
     size_t count = 0, length = 0;
-    for (const char *line = sight->info; (line = strstr(line, "tfd:")); line += 4) {
-        if (count++ < MEMBERS_SHOWN)
-            length += (size_t)snprintf(members + length, sizeof members - length, "%s%ld", length ? ", " : "",
-                                       strtol(line + 4, NULL, 10));
-    }
+    for (const char *line = sight->info; (line = strstr(line, "tfd:")); line += 4)
+        keep_lowest(kept, count++, strtol(line + 4, NULL, 10));
     if (count == 0)
         return describe_as(ret_name, "watches nothing");
+    char members[MEMBERS_SHOWN * 16];
+    for (size_t i = 0; i < count && i < MEMBERS_SHOWN; i++)
+        length +=
+            (size_t)snprintf(members + length, sizeof members - length, "%s%d", i ? ", " : "", (int)kept[i]);
     if (count > MEMBERS_SHOWN)
         return describe_as(ret_name, "watches %s, … (%zu)", members, count);
     return describe_as(ret_name, "watches %s", members);

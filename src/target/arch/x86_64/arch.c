@@ -2,6 +2,7 @@
  * arch/x86/kernel/signal.c for restarts, and struct sigcontext, struct _fpx_sw_bytes (asm/sigcontext.h). */
 #include "target/arch/arch.h"
 
+#include <asm/prctl.h>
 #include <asm/sigcontext.h>
 #include <elf.h>
 #include <errno.h>
@@ -76,6 +77,16 @@ uint64_t arch_tls(const uint64_t *regs)
 uint64_t arch_second_tls(const uint64_t *regs)
 {
     return const_user(regs)->gs_base;
+}
+
+bool arch_second_tls_call(const uint64_t *regs, long *ret_number, uint64_t ret_arguments[6])
+{
+    if (!const_user(regs)->gs_base)
+        return false;
+    *ret_number = SYS_arch_prctl;
+    ret_arguments[0] = ARCH_SET_GS;
+    ret_arguments[1] = const_user(regs)->gs_base;
+    return true;
 }
 
 bool arch_is_supported(const uint64_t *regs)

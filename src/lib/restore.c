@@ -1,0 +1,196 @@
+/* reseat_restore(): from a sleeping twin back to the process.
+ *
+ * Until process_commit() steps over, the twin has everything and the half-made process dies with us;
+ * afterwards the process completes itself, with or without us. What can fail therefore comes before. */
+#include "lib-internal.h"
+
+#include "image/image.h"
+#include "native_pd/native_pd.h"
+#include "object/object.h"
+#include "process/process.h"
+#include "target/target.h"
+#include "twin/twin.h"
+
+#include <asm/termbits.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+/* ---- --keep ---- */
+
+/* Makes a copy of the twin that stays when the twin itself is used up; not yet noted in the directory. */
+static int keep_copy(struct target *twin, const char *dir, const struct reseat_restore_options *options,
+                     struct snapshot *kept, struct target *ret_copy, struct reseat_error **ret_error)
+{
+    uid_t owner;
+    int r = image_read(dir, kept, &owner, ret_error);
+    if (r < 0)
+        return r;
+    if (kept->process.form == SNAPSHOT_FORM_HEIR) {
+        _cleanup_(obstacles_free) struct obstacles obstacles = {0};
+        r = process_find_obstacles(twin->pid, SNAPSHOT_FORM_COPY, true, &obstacles, ret_error);
+        if (r == 0)
+            r = judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
+        if (r == 0)
+            r = process_survey_regions(twin->pid, kept, ret_error);
+        kept->process.form = SNAPSHOT_FORM_COPY;
+    }
+    return r < 0 ? r : twin_copy(twin, kept, ret_copy, ret_error);
+}
+
+/* ---- the terminal ---- */
+
+/* Puts the process into the foreground of a terminal, with the modes that it had set. */
+static void hand_over_terminal(const struct reseat_restore_options *options,
+                               const struct snapshot_process *process, pid_t pid)
+{
+    struct proc_stat stat;
+    sigset_t stop_signal, before;
+    if (options->terminal <= 0 || proc_stat_of(pid, &stat) < 0)
+        return;
+    /* We may be in the background ourselves by then. */
+    sigemptyset(&stop_signal);
+    sigaddset(&stop_signal, SIGTTOU);
+    pthread_sigmask(SIG_BLOCK, &stop_signal, &before);
+    pid_t group = stat.group;
+    if (ioctl(options->terminal, TIOCSPGRP, &group) < 0 && options->note)
+        options->note(options->userdata,
+                      "the process is of another session: it does not get the terminal's keys for "
+                      "interrupting and stopping");
+    if (process->flags & SNAPSHOT_HAS_TERMIOS) {
+        struct termios2 modes;
+        memcpy(&modes, process->termios, sizeof modes);
+        ioctl(options->terminal, TCSETS2, &modes);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* ---- the course of it ---- */
+
+static int install_slots(struct target *process, const struct reseat_restore_options *options,
+                         struct reseat_error **ret_error)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < options->slot_count; i++) {
+        _cleanup_close_ int before = sys_pidfd_getfd(process->pidfd, (int)options->slots[i].selector);
+        char path[32];
+        _cleanup_free_ char *info = NULL;
+        snprintf(path, sizeof path, "fdinfo/%u", options->slots[i].selector);
+        bool close_on_exec = before >= 0 && file_read(process->proc_fd, path, &info, NULL) == 0 &&
+                             (status_number(info, "flags", 8) & O_CLOEXEC);
+        r = native_pd_install_stopped(process, options->slots[i].fd, options->slots[i].selector,
+                                      close_on_exec, ret_error);
+    }
+    return r;
+}
+
+/* The proof, before it runs: every selector holds what the twin holds. */
+static int prove(struct target *process, struct target *twin, const struct reseat_restore_options *options,
+                 struct reseat_restore_result *result, struct reseat_error **ret_error)
+{
+    _cleanup_(comparison_end) struct comparison comparison = {0};
+    int r =
+        compare_slots(process->pid, twin->pid, options->slots, options->slot_count, &comparison, ret_error);
+    if (r < 0)
+        return r;
+    if (comparison.same != comparison.slots)
+        return error_set(ret_error, -EUCLEAN,
+                         "only %u of %u slots would hold the same object (selector %u: %s)", comparison.same,
+                         comparison.slots, comparison.differences[0].selector,
+                         comparison.differences[0].sentence);
+    result->slots = comparison.slots;
+    result->same = comparison.same;
+    return 0;
+}
+
+/* Everything up to the point of no return. A failure kills the half-made process; the twin goes back to
+ * sleep. */
+static int prepare(struct target *twin, struct snapshot *snapshot,
+                   const struct reseat_restore_options *options, struct seed *seed, struct target *process,
+                   uint64_t *ret_free_ns, struct reseat_restore_result *result,
+                   struct reseat_error **ret_error)
+{
+    int r = object_find_fixups(twin->pid, snapshot, ret_error);
+    if (r == 0)
+        r = twin_seed(twin, snapshot, options->flags & RESEAT_NEW_PID, options->wait_ns, seed, process,
+                      ret_free_ns, ret_error);
+    if (r == 0)
+        r = process_rebuild(seed, snapshot, ret_error);
+    if (r == 0)
+        r = prove(process, twin, options, result, ret_error);
+    if (r == 0)
+        r = install_slots(process, options, ret_error);
+    return r;
+}
+
+/* The process is there; now what is left of the checkpoint. */
+static void clear_up(const char *dir, struct target *twin, struct target *copy, const struct snapshot *kept,
+                     const struct reseat_restore_options *options)
+{
+    pid_t twin_pid = twin->pid;
+    target_reap(twin);
+    target_release(twin);
+    _cleanup_error_ struct reseat_error *error = NULL;
+    int r = 0;
+    if (copy) {
+        r = image_replace(dir, kept, &error);
+        if (r == 0)
+            r = twin_commit(copy, kept, &error);
+        if (r == 0)
+            target_release(copy);
+    }
+    if (!copy || r < 0)
+        r = image_remove(dir, r < 0 ? NULL : &error);
+    if (error && options->note)
+        options->note(options->userdata, reseat_error_message(error));
+    twin_bury(twin_pid);
+}
+
+static int restore(const char *dir, struct snapshot *snapshot, const struct reseat_restore_options *options,
+                   struct reseat_restore_result *result, struct reseat_error **ret_error)
+{
+    bool keep = options->flags & RESEAT_KEEP;
+    _cleanup_(snapshot_free) struct snapshot kept = {0};
+    _cleanup_(seed_end) struct seed seed = {0};
+    _cleanup_(target_release) struct target twin = TARGET_NONE;
+    _cleanup_(twin_discard) struct target copy = TARGET_NONE, process = TARGET_NONE;
+    uint64_t free_ns = 0;
+
+    int r = twin_open(snapshot, &twin, ret_error);
+    if (r == 0 && keep)
+        r = keep_copy(&twin, dir, options, &kept, &copy, ret_error);
+    if (r == 0)
+        r = prepare(&twin, snapshot, options, &seed, &process, &free_ns, result, ret_error);
+    if (r == 0)
+        r = process_commit(&seed, snapshot, ret_error);
+    if (r < 0)
+        return r;
+
+    result->pid = process.pid;
+    result->pidfd = fcntl(process.pidfd, F_DUPFD_CLOEXEC, 0);
+    hand_over_terminal(options, &snapshot->process, process.pid);
+    target_release(&process);
+    result->restore_ns = now_ns() - free_ns;
+    if (options->terminal > 0)
+        sys_pidfd_send_signal(result->pidfd, SIGWINCH); /* it draws its screen again */
+    clear_up(dir, &twin, keep ? &copy : NULL, &kept, options);
+    return 0;
+}
+
+int reseat_restore(const char *dir, const struct reseat_restore_options *options,
+                   struct reseat_restore_result *ret_result, struct reseat_error **ret_error)
+{
+    static const struct reseat_restore_options usual = {.wait_ns = 5000000000U};
+    options = options ? options : &usual;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    struct reseat_restore_result result = {.pidfd = -1};
+    int r = open_checkpoint(dir, &snapshot, ret_error);
+    if (r == 0)
+        r = restore(dir, &snapshot, options, &result, ret_error);
+    if (r < 0)
+        return r;
+    *ret_result = result;
+    return 0;
+}

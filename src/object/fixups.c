@@ -1,0 +1,148 @@
+/* What a sleeping twin's capabilities need in the process that is restored from it, although the objects are
+ * the same: descriptors on /proc files of the process itself, which speak of a process that is gone, are
+ * opened again; and a signalfd in an epoll set has to be added again, because the set listens to the signals
+ * of the process that added it. Rests on proc_pid_fd(5), proc_pid_fdinfo(5), fs/eventpoll.c and fs/signalfd.c
+ * of the kernel. */
+#include "object/object.h"
+#include "snapshot/snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <string.h>
+
+#define DELETED " (deleted)"
+
+struct fixups {
+    pid_t twin;
+    int proc_fd;
+    struct snapshot *snapshot;
+    int *epolls, *signalfds;
+    size_t epolls_count, signalfds_count;
+};
+
+static void fixups_end(struct fixups *fixups)
+{
+    base_close(&fixups->proc_fd);
+    free(fixups->epolls);
+    free(fixups->signalfds);
+}
+
+static int read_info(struct fixups *fixups, int selector, char **ret_info)
+{
+    char path[32];
+    snprintf(path, sizeof path, "fdinfo/%d", selector);
+    return file_read(fixups->proc_fd, path, ret_info, NULL);
+}
+
+/* The same object is opened once and put at all its selectors. */
+static uint32_t alias_of(struct fixups *fixups, uint32_t selector)
+{
+    struct snapshot *snapshot = fixups->snapshot;
+    for (size_t i = 0; i < snapshot->reopens_count; i++)
+        if (sys_kcmp(fixups->twin, fixups->twin, KCMP_FILE, snapshot->reopens[i].selector, selector) == 0)
+            return snapshot->reopens[i].selector;
+    return selector;
+}
+
+static int note_reopen(struct fixups *fixups, int selector, const char *path)
+{
+    _cleanup_free_ char *info = NULL;
+    int r = read_info(fixups, selector, &info);
+    if (r < 0)
+        return r;
+    size_t length = strlen(path);
+    if (length >= strlen(DELETED) && strcmp(path + length - strlen(DELETED), DELETED) == 0)
+        length -= strlen(DELETED);
+    _cleanup_free_ char *relative = strndup(path + (*path == '/'), length - (*path == '/'));
+    struct snapshot_reopen row = {.selector = (uint32_t)selector};
+    if (!relative ||
+        snapshot_add_blob(fixups->snapshot, relative, strlen(relative) + 1, &row.path_offset) < 0)
+        return -ENOMEM;
+    uint64_t flags = status_number(info, "flags", 8);
+    row.status_flags = (uint32_t)(flags & ~(uint64_t)(O_CLOEXEC | O_CREAT | O_EXCL | O_TRUNC));
+    row.descriptor_flags = flags & O_CLOEXEC ? FD_CLOEXEC : 0;
+    row.offset = (int64_t)status_number(info, "pos", 10);
+    row.alias_of = alias_of(fixups, row.selector);
+    struct snapshot_reopen *place = array_append(fixups->snapshot->reopens, fixups->snapshot->reopens_count);
+    if (!place)
+        return -ENOMEM;
+    *place = row;
+    return 0;
+}
+
+static int sort_selector(struct fixups *fixups, int selector, const char *own_prefix)
+{
+    char path[32];
+    snprintf(path, sizeof path, "fd/%d", selector);
+    _cleanup_free_ char *link = NULL;
+    int r = link_read(fixups->proc_fd, path, &link);
+    if (r < 0)
+        return r;
+    size_t length = strlen(own_prefix);
+    if (strncmp(link, own_prefix, length) == 0 &&
+        (link[length] == '/' || link[length] == '\0' || link[length] == ' '))
+        return note_reopen(fixups, selector, link + length);
+    int *place = NULL;
+    if (strcmp(link, "anon_inode:[eventpoll]") == 0)
+        place = array_append(fixups->epolls, fixups->epolls_count);
+    else if (strcmp(link, "anon_inode:[signalfd]") == 0)
+        place = array_append(fixups->signalfds, fixups->signalfds_count);
+    else
+        return 0;
+    if (!place)
+        return -ENOMEM;
+    *place = selector;
+    return 0;
+}
+
+static bool is_signalfd(const struct fixups *fixups, int selector)
+{
+    for (size_t i = 0; i < fixups->signalfds_count; i++)
+        if (fixups->signalfds[i] == selector)
+            return true;
+    return false;
+}
+
+static int note_interests(struct fixups *fixups, int epoll)
+{
+    struct snapshot *snapshot = fixups->snapshot;
+    _cleanup_free_ char *info = NULL;
+    int r = read_info(fixups, epoll, &info);
+    if (r < 0)
+        return r;
+    char *position = info;
+    for (char *line; (line = strsep(&position, "\n"));) {
+        int selector;
+        unsigned events;
+        unsigned long long data;
+        if (sscanf(line, "tfd: %d events: %x data: %llx", &selector, &events, &data) != 3 ||
+            !is_signalfd(fixups, selector))
+            continue;
+        struct snapshot_interest *row = array_append(snapshot->interests, snapshot->interests_count);
+        if (!row)
+            return -ENOMEM;
+        *row = (struct snapshot_interest){.epoll_selector = (uint32_t)epoll,
+                                          .selector = (uint32_t)selector,
+                                          .events = events,
+                                          .is_signalfd = 1,
+                                          .data = data};
+    }
+    return 0;
+}
+
+int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    _cleanup_(
+        fixups_end) struct fixups fixups = {.twin = twin, .proc_fd = proc_open(twin), .snapshot = snapshot};
+    _cleanup_free_ int *selectors = NULL;
+    size_t count;
+    char own_prefix[32];
+    snprintf(own_prefix, sizeof own_prefix, "/proc/%u", snapshot->process.pid);
+    int r = fixups.proc_fd < 0 ? fixups.proc_fd : proc_list_numbers(fixups.proc_fd, "fd", &selectors, &count);
+    for (size_t i = 0; r == 0 && i < count; i++)
+        r = sort_selector(&fixups, selectors[i], own_prefix);
+    for (size_t i = 0; r == 0 && fixups.signalfds_count && i < fixups.epolls_count; i++)
+        r = note_interests(&fixups, fixups.epolls[i]);
+    return r < 0 ? error_errno(ret_error, r, "reading the capabilities of the twin %d", twin) : 0;
+}

@@ -1,0 +1,332 @@
+/* From a snapshot back into a process, first half: everything before the point of no return.
+ *
+ * The leader of a half-made process runs programs that give it back its family, its name, the treatment of
+ * its memory and the owners of its capabilities' signals, and that clone its threads. Each thread runs a
+ * program of its own that sets up what belongs to it, and waits at a gate, a word on the scratch pages.
+ * Nothing that a dying thread would touch in the memory that it shares with the twin (tid address, robust
+ * list) is registered yet, so that the half-made process can be killed without a trace. */
+#include "process/process.h"
+#include "process/rebuild-internal.h"
+#include "target/target.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+
+#define FAMILY_CALLS       16
+#define CALLS_OF_ONE_BATCH 256
+#define PTS_MAJOR_FIRST    136
+#define PTS_MAJOR_LAST     143
+#define TTY_MAJOR          4
+
+void seed_end(struct seed *seed)
+{
+    free(seed->ns_tids);
+    free(seed->stops);
+    seed->ns_tids = NULL;
+    seed->stops = NULL;
+}
+
+/* ---- what every thread has for itself ---- */
+
+static void add_alternate_stack(struct program *program, const struct snapshot_thread *row)
+{
+    struct {
+        uint64_t address;
+        uint32_t flags, padding;
+        uint64_t length;
+    } stack = {row->altstack_address, row->altstack_flags & ~(uint32_t)SS_ONSTACK, 0, row->altstack_length};
+    if (row->altstack_length)
+        program_call(program, "setting the alternate stack", SYS_sigaltstack,
+                     scratch_copy(program->scratch, &stack, sizeof stack));
+}
+
+void rebuild_add_signals(struct program *program, const struct snapshot *snapshot, uint32_t tid)
+{
+    for (size_t i = 0; i < snapshot->signals_count; i++) {
+        const struct snapshot_signal *row = &snapshot->signals[i];
+        if (row->tid != tid)
+            continue;
+        siginfo_t info;
+        memcpy(&info, row->siginfo, sizeof info);
+        uint64_t number = (uint64_t)info.si_signo,
+                 address = scratch_copy(program->scratch, row->siginfo, sizeof info);
+        /* Only a process itself may send what looks like the kernel's own signals. */
+        size_t get_pid = program_call(program, NULL, SYS_getpid, 0);
+        size_t get_tid = program_call(program, NULL, SYS_gettid, 0);
+        size_t queue =
+            tid ? program_call(program, "queueing a signal again", SYS_rt_tgsigqueueinfo, 0, 0, number,
+                               address)
+                : program_call(program, "queueing a signal again", SYS_rt_sigqueueinfo, 0, number, address);
+        if (program->is_full)
+            return;
+        program_set_result_address(program, get_pid, program_argument_address(program, queue, 0));
+        if (tid)
+            program_set_result_address(program, get_tid, program_argument_address(program, queue, 1));
+    }
+}
+
+size_t rebuild_signal_calls(const struct snapshot *snapshot, uint32_t tid)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < snapshot->signals_count; i++)
+        count += snapshot->signals[i].tid == tid ? REBUILD_SIGNAL_CALLS : 0;
+    return count;
+}
+
+void rebuild_add_thread_setup(struct program *program, const struct snapshot_thread *row)
+{
+    if (row->rseq_address)
+        program_call(program, "registering restartable sequences", SYS_rseq, row->rseq_address,
+                     row->rseq_length, 0, row->rseq_signature);
+    add_alternate_stack(program, row);
+    program_call(program, "setting the name", SYS_prctl, PR_SET_NAME,
+                 scratch_copy(program->scratch, row->name, sizeof row->name));
+    if (row->timer_slack_ns)
+        program_call(program, NULL, SYS_prctl, PR_SET_TIMERSLACK, row->timer_slack_ns);
+    long number;
+    uint64_t arguments[6] = {0};
+    if (arch_second_tls_call((const uint64_t *)row->regs, &number, arguments))
+        program_add(program, "setting the second thread pointer", number, arguments);
+}
+
+/* ---- the family: session, group, terminal ---- */
+
+static bool terminal_path(uint32_t device, char *path, size_t size)
+{
+    unsigned major_number = major(device), minor_number = minor(device);
+    if (major_number >= PTS_MAJOR_FIRST && major_number <= PTS_MAJOR_LAST)
+        snprintf(path, size, "/dev/pts/%u", (major_number - PTS_MAJOR_FIRST) * 256 + minor_number);
+    else if (major_number == TTY_MAJOR && minor_number < 64)
+        snprintf(path, size, "/dev/tty%u", minor_number);
+    else if (major_number == TTY_MAJOR)
+        snprintf(path, size, "/dev/ttyS%u", minor_number - 64);
+    else
+        return false;
+    return true;
+}
+
+/* A session leader takes its controlling terminal back. The descriptor is used in passing, while nothing else
+ * runs. */
+static int rebuild_terminal(struct seed *seed, const struct snapshot_process *process,
+                            struct reseat_error **ret_error)
+{
+    char path[32];
+    if (!process->tty || !terminal_path(process->tty, path, sizeof path))
+        return 0;
+    struct scratch *scratch = &seed->process->scratch;
+    _cleanup_(program_end) struct program opening = {0}, taking = {0};
+    int r = program_begin(&opening, scratch, 8, 0, ret_error);
+    if (r < 0)
+        return r;
+    size_t open_call =
+        program_call(&opening, "opening the controlling terminal", SYS_openat, (uint64_t)AT_FDCWD,
+                     scratch_copy(scratch, path, strlen(path) + 1), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    size_t pid_call = program_call(&opening, NULL, SYS_getpid, 0);
+    r = program_run_batch(seed->process, &opening, ret_error);
+    if (r < 0)
+        return r;
+    uint64_t fd = (uint64_t)program_result(&opening, open_call);
+    uint32_t group = (uint32_t)program_result(&opening, pid_call);
+    r = program_begin(&taking, scratch, 8, 0, ret_error);
+    if (r < 0)
+        return r;
+    program_call(&taking, "taking the controlling terminal", SYS_ioctl, fd, TIOCSCTTY, 0);
+    if (process->flags & SNAPSHOT_IN_FOREGROUND)
+        program_call(&taking, NULL, SYS_ioctl, fd, TIOCSPGRP, scratch_copy(scratch, &group, sizeof group));
+    program_call(&taking, "closing the controlling terminal", SYS_close, fd);
+    return program_run_batch(seed->process, &taking, ret_error);
+}
+
+static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    const struct snapshot_process *process = &snapshot->process;
+    _cleanup_(program_end) struct program program = {0};
+    int r = program_begin(&program, &seed->process->scratch, 2 * FAMILY_CALLS, 0, ret_error);
+    if (r < 0)
+        return r;
+    if (process->flags & SNAPSHOT_LEADS_SESSION)
+        program_call(&program, "leading a session again", SYS_setsid, 0);
+    else if (process->flags & SNAPSHOT_LEADS_GROUP)
+        program_call(&program, "leading a process group again", SYS_setpgid, 0, 0);
+    if (process->flags & SNAPSHOT_SUBREAPER)
+        program_call(&program, "being a child subreaper again", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
+    rebuild_add_thread_setup(&program, &snapshot->threads[0]);
+    r = program_run_batch(seed->process, &program, ret_error);
+    if (r == 0 && (process->flags & SNAPSHOT_LEADS_SESSION))
+        r = rebuild_terminal(seed, process, ret_error);
+    return r;
+}
+
+/* ---- memory and capabilities: only what a twin does not hand on ---- */
+
+/* A growing list of calls that is run whenever it is full. */
+struct batch {
+    struct seed *seed;
+    struct program program;
+};
+
+static int batch_begin(struct batch *batch, struct reseat_error **ret_error)
+{
+    return program_begin(&batch->program, &batch->seed->process->scratch, CALLS_OF_ONE_BATCH + 8, 0,
+                         ret_error);
+}
+
+static int batch_run(struct batch *batch, struct reseat_error **ret_error)
+{
+    int r = batch->program.count ? program_run_batch(batch->seed->process, &batch->program, ret_error) : 0;
+    program_end(&batch->program);
+    return r;
+}
+
+/* Runs the batch if the next few calls might not fit. */
+static int batch_make_room(struct batch *batch, struct reseat_error **ret_error)
+{
+    if (batch->program.count + 4 < CALLS_OF_ONE_BATCH)
+        return 0;
+    int r = batch_run(batch, ret_error);
+    return r == 0 ? batch_begin(batch, ret_error) : r;
+}
+
+static void batch_end(struct batch *batch)
+{
+    program_end(&batch->program);
+}
+
+static void add_memory_locks(struct batch *batch, const struct snapshot_region *row)
+{
+    if (row->flags & SNAPSHOT_REGION_LOCKED)
+        program_call(&batch->program, "locking a memory region again", SYS_mlock2, row->start,
+                     row->end - row->start, row->flags & SNAPSHOT_REGION_LOCKED_ONFAULT ? MLOCK_ONFAULT : 0);
+}
+
+/* The number that an owner has in the restored process. */
+static uint32_t owner_number(const struct seed *seed, const struct snapshot *snapshot,
+                             const struct snapshot_owner *row)
+{
+    for (size_t i = 0; row->type == F_OWNER_TID && i < snapshot->threads_count; i++)
+        if (snapshot->threads[i].tid == (uint32_t)row->pid)
+            return seed->ns_tids[i];
+    return seed->ns_tids[0];
+}
+
+static void add_owner(struct batch *batch, const struct snapshot *snapshot, const struct snapshot_owner *row)
+{
+    struct f_owner_ex owner = {row->type, (pid_t)owner_number(batch->seed, snapshot, row)};
+    program_call(&batch->program, "setting the owner of a capability again", SYS_fcntl, row->selector,
+                 F_SETOWN_EX, scratch_copy(batch->program.scratch, &owner, sizeof owner));
+}
+
+/* An epoll set that holds a signalfd listens to the signals of the process that added it: it is added again.
+ */
+static void add_interest(struct batch *batch, const struct snapshot_interest *row)
+{
+    if (!row->is_signalfd)
+        return;
+    struct epoll_event event = {.events = row->events, .data.u64 = row->data};
+    uint64_t address = scratch_copy(batch->program.scratch, &event, sizeof event);
+    program_call(&batch->program, NULL, SYS_epoll_ctl, row->epoll_selector, EPOLL_CTL_DEL, row->selector,
+                 address);
+    program_call(&batch->program, "adding a signalfd to an epoll set again", SYS_epoll_ctl,
+                 row->epoll_selector, EPOLL_CTL_ADD, row->selector, address);
+}
+
+/* Positions that the target that ran on has moved. */
+static void add_position(struct batch *batch, const struct snapshot_position *row)
+{
+    if (row->offset >= 0)
+        program_call(&batch->program, NULL, SYS_lseek, row->selector, (uint64_t)row->offset, SEEK_SET);
+}
+
+static void add_lock(struct batch *batch, const struct snapshot_lock *row)
+{
+    struct flock lock = {.l_type = (short)row->type,
+                         .l_whence = SEEK_SET,
+                         .l_start = row->start,
+                         .l_len = row->length};
+    program_call(&batch->program, "taking a record lock again (somebody else has taken it meanwhile)",
+                 SYS_fcntl, row->selector, F_SETLK, scratch_copy(batch->program.scratch, &lock, sizeof lock));
+}
+
+/* A descriptor on a file of the process under /proc: the old one speaks of a process that is gone. */
+static int rebuild_reopen(struct seed *seed, const struct snapshot *snapshot,
+                          const struct snapshot_reopen *row, struct reseat_error **ret_error)
+{
+    struct scratch *scratch = &seed->process->scratch;
+    _cleanup_(program_end) struct program program = {0}, moving = {0};
+    uint64_t fd = row->alias_of;
+    int r = 0;
+    if (row->alias_of == row->selector) {
+        char path[256];
+        snprintf(path, sizeof path, "/proc/self/%s", (const char *)snapshot->blobs + row->path_offset);
+        r = program_begin(&program, scratch, 8, 0, ret_error);
+        if (r < 0)
+            return r;
+        size_t open_call = program_call(&program, "opening a file of its own under /proc again", SYS_openat,
+                                        (uint64_t)AT_FDCWD, scratch_copy(scratch, path, strlen(path) + 1),
+                                        row->status_flags | O_CLOEXEC);
+        r = program_run_batch(seed->process, &program, ret_error);
+        if (r < 0)
+            return r;
+        fd = (uint64_t)program_result(&program, open_call);
+    }
+    r = program_begin(&moving, scratch, 8, 0, ret_error);
+    if (r < 0)
+        return r;
+    if (row->offset > 0)
+        program_call(&moving, NULL, SYS_lseek, fd, (uint64_t)row->offset, SEEK_SET);
+    program_call(&moving, "putting a file of its own under /proc at its selector", SYS_dup3, fd,
+                 row->selector, row->descriptor_flags & FD_CLOEXEC ? O_CLOEXEC : 0);
+    if (row->alias_of == row->selector)
+        program_call(&moving, NULL, SYS_close, fd);
+    return program_run_batch(seed->process, &moving, ret_error);
+}
+
+static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
+                            struct reseat_error **ret_error)
+{
+    _cleanup_(batch_end) struct batch batch = {.seed = seed};
+    int r = batch_begin(&batch, ret_error);
+    if (!seed->shares_memory) {
+        for (size_t i = 0; r == 0 && i < snapshot->regions_count; i++, r = batch_make_room(&batch, ret_error))
+            add_memory_locks(&batch, &snapshot->regions[i]);
+        if (r == 0 && (snapshot->process.flags & SNAPSHOT_LOCKS_FUTURE))
+            program_call(&batch.program, "locking future memory again", SYS_mlockall, MCL_FUTURE);
+    }
+    for (size_t i = 0; r == 0 && i < snapshot->owners_count; i++, r = batch_make_room(&batch, ret_error))
+        add_owner(&batch, snapshot, &snapshot->owners[i]);
+    for (size_t i = 0; r == 0 && i < snapshot->interests_count; i++, r = batch_make_room(&batch, ret_error))
+        add_interest(&batch, &snapshot->interests[i]);
+    for (size_t i = 0; r == 0 && i < snapshot->positions_count; i++, r = batch_make_room(&batch, ret_error))
+        add_position(&batch, &snapshot->positions[i]);
+    for (size_t i = 0; r == 0 && i < snapshot->locks_count; i++, r = batch_make_room(&batch, ret_error))
+        add_lock(&batch, &snapshot->locks[i]);
+    if (r == 0)
+        r = batch_run(&batch, ret_error);
+    for (size_t i = 0; r == 0 && i < snapshot->reopens_count; i++)
+        r = rebuild_reopen(seed, snapshot, &snapshot->reopens[i], ret_error);
+    return r;
+}
+
+int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    seed->ns_tids = calloc(snapshot->threads_count, sizeof *seed->ns_tids);
+    seed->stops = calloc(snapshot->threads_count, sizeof *seed->stops);
+    if (!seed->ns_tids || !seed->stops)
+        return error_errno(ret_error, -ENOMEM, "rebuilding process %u", snapshot->process.pid);
+    seed->ns_tids[0] = (uint32_t)seed->process->ns_pid;
+    int r = rebuild_family(seed, snapshot, ret_error);
+    if (r == 0)
+        r = rebuild_threads(seed, snapshot, ret_error);
+    if (r == 0)
+        r = rebuild_holdings(seed, snapshot, ret_error);
+    return r;
+}

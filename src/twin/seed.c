@@ -1,0 +1,302 @@
+/* From a sleeping twin back to a process: the twin is taken in hand and clones the half-made process, under
+ * the old PID, with the flags that it was cloned with itself. Also its other uses: a copy of it for another
+ * restore. */
+#include "twin/twin.h"
+#include "twin/twin-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#define SEED_FLAGS    (CLONE_VM | CLONE_FILES | CLONE_SYSVSEM | CLONE_PARENT)
+#define RETRY_NS      500000
+#define RACE_ATTEMPTS 100
+
+int twin_check(const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    const struct snapshot_process *process = &snapshot->process;
+    _cleanup_free_ char *boot_id = NULL;
+    if (file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &boot_id, NULL) == 0 &&
+        strncmp(boot_id, process->boot_id, strlen(process->boot_id)) != 0)
+        return error_set(
+            ret_error, -ESRCH,
+            "the machine was started again since: the twin is gone, and with it this checkpoint");
+    struct proc_stat stat;
+    int r = proc_stat_of((pid_t)process->twin, &stat);
+    if (r < 0 || stat.start_time != process->twin_start_time || stat.state == 'Z' || stat.state == 'X')
+        return error_set(
+            ret_error, -ESRCH,
+            "the twin %u of process %u is gone: somebody or something killed it (out of memory, the end of "
+            "its control group, a signal)",
+            process->twin, process->pid);
+    if (strncmp(stat.comm, TWIN_NAME_PREFIX, strlen(TWIN_NAME_PREFIX)) != 0)
+        return error_set(ret_error, -EBADMSG, "process %u is not a twin", process->twin);
+    return 0;
+}
+
+int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct reseat_error **ret_error)
+{
+    const struct snapshot_process *process = &snapshot->process;
+    int r = twin_check(snapshot, ret_error);
+    if (r < 0)
+        return r;
+    _cleanup_(target_release) struct target twin = TARGET_NONE;
+    r = target_seize((pid_t)process->twin, &twin, ret_error);
+    if (r == 0)
+        r = target_stop(&twin, ret_error);
+    if (r < 0)
+        return error_prefix(ret_error, r, "taking the twin in hand");
+    uint64_t ip = arch_ip(twin.threads[0].regs);
+    if (twin.thread_count != 1 || ip < process->scratch_address ||
+        ip >= process->scratch_address + (uint64_t)(arch_interpreter_end - arch_interpreter))
+        return error_set(ret_error, -EBADMSG, "process %u is not a sleeping twin", process->twin);
+    r = target_adopt_scratch(&twin, process->scratch_address, process->scratch_length, process->stub_address,
+                             ret_error);
+    if (r < 0)
+        return r;
+    twin.keeps_scratch = true;
+    scratch_take(&twin.scratch, TWIN_RESERVED_BYTES, 16, NULL);
+    scratch_begin_part(&twin.scratch);
+    *ret_twin = twin;
+    twin = TARGET_NONE;
+    return 0;
+}
+
+/* ---- cloning under a certain number ---- */
+
+/* Runs the twin's program, which clones once and then goes back to sleep if nobody is there any more. */
+static int64_t clone_once(struct target *twin, uint64_t arguments, const struct snapshot *regions,
+                          struct reseat_error **ret_error)
+{
+    struct target_thread *thread = &twin->threads[0];
+    _cleanup_(program_end) struct program program = {0};
+    int r = program_begin(&program, &twin->scratch, 8 + 2 * twin_region_marks(regions), 0, ret_error);
+    if (r < 0)
+        return r;
+    twin_add_region_marks(&program, regions, false);
+    size_t call = program_call(&program, NULL, SYS_clone3, arguments, sizeof(struct clone_args));
+    twin_add_region_marks(&program, regions, true);
+    program_report(&program, twin->report_signal, twin->ns_pid, thread->ns_tid);
+    program_park(&program);
+    r = target_flush_scratch(twin, ret_error);
+    if (r == 0)
+        r = target_set_options(twin, thread->tid,
+                               PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK);
+    if (r == 0)
+        r = program_start(twin, thread, &program, ret_error);
+    if (r == 0)
+        r = program_await(twin, thread, &program, ret_error);
+    if (r == 0)
+        r = target_fetch_scratch(twin, ret_error);
+    return r < 0 ? r : program_result(&program, call);
+}
+
+/* Who has a number. */
+static int report_taken(pid_t pid, struct reseat_error **ret_error)
+{
+    struct proc_stat stat;
+    if (proc_stat_of(pid, &stat) < 0)
+        return error_set(
+            ret_error, -EEXIST,
+            "the number %d is still taken, as that of a process group or session that has members, or of a "
+            "thread; end those, or restore with --new-pid",
+            pid);
+    struct proc_stat parent = {.comm = "?"};
+    proc_stat_of(stat.parent, &parent);
+    if (stat.state == 'Z')
+        return error_set(
+            ret_error, -EEXIST,
+            "PID %d is still taken by the dead process '%s', which its parent %d '%s' has not collected yet; "
+            "wait longer with --wait, or restore with --new-pid",
+            pid, stat.comm, stat.parent, parent.comm);
+    return error_set(
+        ret_error, -EEXIST,
+        "PID %d is taken by the process '%s' (started by %d '%s'); end it, or restore with --new-pid", pid,
+        stat.comm, stat.parent, parent.comm);
+}
+
+static int wait_a_little(uint64_t deadline_ns)
+{
+    if (now_ns() >= deadline_ns)
+        return -ETIMEDOUT;
+    return nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL) < 0 ? -EINTR : 0;
+}
+
+static int interrupted(struct reseat_error **ret_error)
+{
+    return error_set(ret_error, -EINTR,
+                     "interrupted while waiting; the twin sleeps on, and nothing has been lost");
+}
+
+static int wait_until_free(pid_t pid, uint64_t deadline_ns, struct reseat_error **ret_error)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%d", pid);
+    while (access(path, F_OK) == 0) {
+        int r = wait_a_little(deadline_ns);
+        if (r < 0)
+            return r == -EINTR ? interrupted(ret_error) : report_taken(pid, ret_error);
+    }
+    return 0;
+}
+
+/* What has to be said when the kernel does not let the twin clone. */
+static int report_clone(int64_t r, const struct snapshot_process *process, struct reseat_error **ret_error)
+{
+    if (r == -EPERM)
+        return error_set(
+            ret_error, -EPERM,
+            "the old PID %u cannot be had again: that takes CAP_CHECKPOINT_RESTORE (root, or 'setcap "
+            "cap_checkpoint_restore+ep' on reseat); or restore with --new-pid",
+            process->pid);
+    if (r == -EAGAIN)
+        return error_set(
+            ret_error, -EAGAIN,
+            "the twin could not clone the process: its user has reached RLIMIT_NPROC, its control group "
+            "pids.max, or the system its number of threads");
+    return error_errno(ret_error, (int)r, "cloning process %u from its twin %u", process->pid, process->twin);
+}
+
+/* One attempt to clone the half-made process. 0: done, and stopped before its first instruction. */
+static int64_t clone_seed(struct target *twin, const struct snapshot *snapshot, bool choose, uint64_t flags,
+                          struct target *ret_process, struct reseat_error **ret_error)
+{
+    struct scratch *scratch = &twin->scratch;
+    static const struct snapshot nothing_marked; /* memory is shared, not forked */
+    _cleanup_(program_end) struct program stillborn = {0};
+    scratch->used = scratch->first;
+    int r = program_begin(&stillborn, scratch, 2, 0, ret_error);
+    if (r < 0)
+        return r;
+    uint64_t stack = program_birth(&stillborn);
+    program_call(&stillborn, NULL, SYS_exit_group, 0);
+    uint64_t arguments =
+        process_clone_arguments(scratch, flags, stack, 0, choose ? snapshot->process.ns_pids : NULL,
+                                snapshot->process.ns_level_count);
+    int64_t result = clone_once(twin, arguments, &nothing_marked, ret_error);
+    if (result < 0)
+        return result;
+    r = twin_take_birth(twin, ret_process, ret_error);
+    if (r < 0)
+        return r;
+    ret_process->ns_pid = (pid_t)result;
+    ret_process->threads[0].ns_tid = (pid_t)result;
+    return result;
+}
+
+/* Without the right to choose a number: see process_choose_next(). */
+static int race_for_seed(struct target *twin, const struct snapshot *snapshot, struct target *ret_process,
+                         struct reseat_error **ret_error)
+{
+    const struct snapshot_process *process = &snapshot->process;
+    uint32_t wanted = process->ns_pids[process->ns_level_count - 1];
+    for (int attempt = 0; attempt < RACE_ATTEMPTS; attempt++) {
+        if (process_choose_next(twin->pid, wanted, NULL) < 0)
+            return report_clone(-EPERM, process, ret_error);
+        int64_t r = clone_seed(twin, snapshot, false, SEED_FLAGS, ret_process, ret_error);
+        if (r < 0)
+            return report_clone(r, process, ret_error);
+        if (ret_process->pid == (pid_t)process->pid)
+            return 0;
+        twin_discard(ret_process);
+    }
+    return error_set(ret_error, -EAGAIN, "PID %u is taken by others again and again; try again",
+                     process->pid);
+}
+
+static int clone_under_old_number(struct target *twin, const struct snapshot *snapshot, uint64_t deadline_ns,
+                                  struct seed *seed, struct target *ret_process, uint64_t *ret_free_ns,
+                                  struct reseat_error **ret_error)
+{
+    const struct snapshot_process *process = &snapshot->process;
+    int r = wait_until_free((pid_t)process->pid, deadline_ns, ret_error);
+    if (r < 0)
+        return r;
+    for (;;) {
+        *ret_free_ns = now_ns();
+        int64_t result = clone_seed(twin, snapshot, true, SEED_FLAGS, ret_process, ret_error);
+        if (result >= 0)
+            return 0;
+        if (result == -EPERM) {
+            seed->must_race = true;
+            return race_for_seed(twin, snapshot, ret_process, ret_error);
+        }
+        if (result != -EEXIST)
+            return report_clone(result, process, ret_error);
+        /* Right after the end of a process its number stays taken for a moment, and seen by nobody. */
+        r = wait_a_little(deadline_ns);
+        if (r < 0)
+            return r == -EINTR ? interrupted(ret_error) : report_taken((pid_t)process->pid, ret_error);
+    }
+}
+
+int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid, uint64_t wait_ns,
+              struct seed *seed, struct target *ret_process, uint64_t *ret_free_ns,
+              struct reseat_error **ret_error)
+{
+    *seed = (struct seed){
+        .ns_maker = snapshot->process.ns_twin,
+        .shares_memory = snapshot->process.form == SNAPSHOT_FORM_HEIR,
+        .has_new_numbers = new_pid,
+        .is_filtered = snapshot->process.flags & SNAPSHOT_FILTERED,
+    };
+    int r;
+    if (new_pid) {
+        *ret_free_ns = now_ns();
+        int64_t result = clone_seed(twin, snapshot, false, SEED_FLAGS, ret_process, ret_error);
+        r = result < 0 ? report_clone(result, &snapshot->process, ret_error) : 0;
+    } else {
+        r = clone_under_old_number(twin, snapshot, now_ns() + wait_ns, seed, ret_process, ret_free_ns,
+                                   ret_error);
+    }
+    if (r < 0)
+        return r;
+    /* Its threads are traced from birth only if they must be. */
+    r = target_set_options(ret_process, ret_process->pid,
+                           PTRACE_O_EXITKILL | (seed->is_filtered ? PTRACE_O_TRACECLONE : 0));
+    if (r < 0)
+        return error_errno(ret_error, r, "taking over the new process %d", ret_process->pid);
+    scratch_begin_part(&twin->scratch); /* the twin's programs stay as they are */
+    ret_process->scratch = twin->scratch;
+    ret_process->stub_address = twin->stub_address;
+    twin->scratch = (struct scratch){0};
+    twin->stub_address = 0;
+    seed->process = ret_process;
+    return 0;
+}
+
+int twin_copy(struct target *twin, struct snapshot *snapshot, struct target *ret_copy,
+              struct reseat_error **ret_error)
+{
+    _cleanup_(program_end) struct program program = {0};
+    _cleanup_(twin_discard) struct target copy = TARGET_NONE;
+    struct scratch *scratch = &twin->scratch;
+    uint64_t stack;
+    scratch->used = scratch->first;
+    int r = twin_build_program(&program, scratch, snapshot, twin->report_signal, &stack, ret_error);
+    if (r < 0)
+        return r;
+    uint64_t arguments = process_clone_arguments(scratch, CLONE_PARENT, stack, 0, NULL, 0);
+    int64_t result = clone_once(twin, arguments, snapshot, ret_error);
+    if (result < 0)
+        return error_errno(ret_error, (int)result, "copying the twin %d", twin->pid);
+    r = twin_take_birth(twin, &copy, ret_error);
+    if (r == 0)
+        r = twin_run_birth(&copy, &program, ret_error);
+    if (r == 0)
+        r = twin_note(&copy, snapshot->process.scratch_address + TWIN_HEADER_OFFSET, result, snapshot,
+                      ret_error);
+    if (r < 0)
+        return r;
+    memcpy(copy.threads[0].regs, twin->threads[0].regs, sizeof copy.threads[0].regs);
+    copy.threads[0].signal_mask = ~UINT64_C(0);
+    copy.threads[0].is_moved = true;
+    scratch->used = scratch->first;
+    *ret_copy = copy;
+    copy = TARGET_NONE;
+    return 0;
+}

@@ -1,0 +1,25 @@
+/* What the files of the twin room share. */
+#pragma once
+
+#include "twin/twin.h"
+
+/* At the start of the data part: the header and the program of the sleep. */
+#define TWIN_RESERVED_BYTES 8192
+#define TWIN_HEADER_OFFSET  4096                /* behind the page of the interpreter */
+#define TWIN_MAGIC          "reseat twin 1\0\0" /* 16 bytes with the final NUL */
+
+/* Builds the program of a new twin; ret_stack: for clone3. */
+int twin_build_program(struct program *program, struct scratch *scratch, const struct snapshot *snapshot,
+                       int report_signal, uint64_t *ret_stack, struct reseat_error **ret_error);
+/* Adds the calls that make marked regions go through a fork (mark: false), or mark them again; and how many.
+ */
+void twin_add_region_marks(struct program *program, const struct snapshot *snapshot, bool mark);
+size_t twin_region_marks(const struct snapshot *snapshot);
+/* The one process that a program of `parent` has just cloned: stopped before its first instruction, killed if
+ * we die. */
+int twin_take_birth(struct target *parent, struct target *ret_child, struct reseat_error **ret_error);
+/* Lets it run the program that it was born with, up to the report. */
+int twin_run_birth(struct target *twin, const struct program *program, struct reseat_error **ret_error);
+/* Notes the numbers of a new twin in the snapshot and in its header. */
+int twin_note(struct target *twin, uint64_t header_address, int64_t ns_pid, struct snapshot *snapshot,
+              struct reseat_error **ret_error);
