@@ -555,7 +555,7 @@ static void hundred_sleepers(void)
         CHECK_EQUAL(pthread_join(threads[i], NULL), 0);
 }
 
-#define AIO_REFUSED "copy,keep,beside: AIO"
+#define AIO_REFUSED "copy,run-on,keep: asynchronous I/O"
 
 const struct subject subjects[] = {
     {"nanosleep", nanosleep_, .new_pid = true},
