@@ -135,6 +135,7 @@ class Program:
         """Waits for its end and returns the exit status, -N for signal N (None if another process was its parent and
         took the status)."""
         self.context.until(lambda: not self.alive, f"{self.name} to end", seconds)
+        self.context.reap()
         return self.context.take_status(self.pid)
 
 

@@ -49,14 +49,21 @@ static void submit(const struct io_uring_sqe *entry)
     CHECK_EQUAL(syscall(SYS_io_uring_enter, ring.fd, 1, 0, 0, NULL, 0), 1);
 }
 
-static struct io_uring_cqe complete(void)
+struct completion {
+    uint64_t user_data;
+    int res;
+};
+
+/* The next completion, by value: the kernel may use its place again as soon as the head has moved. */
+static struct completion complete(void)
 {
     uint32_t head = *field(ring.params.cq_off.head);
 
     while (head == *field(ring.params.cq_off.tail))
         CHECK(syscall(SYS_io_uring_enter, ring.fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0) >= 0);
     struct io_uring_cqe *all = (struct io_uring_cqe *)(ring.rings + ring.params.cq_off.cqes);
-    struct io_uring_cqe found = all[head & *field(ring.params.cq_off.ring_mask)];
+    const struct io_uring_cqe *entry = &all[head & *field(ring.params.cq_off.ring_mask)];
+    struct completion found = {entry->user_data, entry->res};
     *field(ring.params.cq_off.head) = head + 1;
     return found;
 }
@@ -68,7 +75,7 @@ static void read_and_write_through_ring(void)
 
     submit(&(struct io_uring_sqe){
         .opcode = IORING_OP_WRITE, .fd = file, .addr = (uintptr_t) "content", .len = 7, .user_data = 1});
-    struct io_uring_cqe completion = complete();
+    struct completion completion = complete();
     CHECK(completion.user_data == 1 && completion.res == 7);
     submit(&(struct io_uring_sqe){
         .opcode = IORING_OP_READ, .fd = file, .addr = (uintptr_t)found, .len = 7, .user_data = 2});
@@ -101,7 +108,7 @@ static void completed_but_not_taken(void)
     set_up(0);
     submit(&(struct io_uring_sqe){.opcode = IORING_OP_NOP, .user_data = 77});
     be_checkpointed();
-    struct io_uring_cqe completion = complete();
+    struct completion completion = complete();
     CHECK_EQUAL(completion.user_data, 77);
     read_and_write_through_ring();
     submit(&(struct io_uring_sqe){.opcode = IORING_OP_NOP, .user_data = 77});
@@ -117,7 +124,7 @@ static void in_flight(void)
         .opcode = IORING_OP_READ, .fd = event, .addr = (uintptr_t)&value, .len = 8, .user_data = 3});
     be_checkpointed();
     CHECK_EQUAL(write(event, &(uint64_t){9}, 8), 8);
-    struct io_uring_cqe completion = complete();
+    struct completion completion = complete();
     CHECK(completion.user_data == 3 && completion.res == 8 && value == 9);
 }
 
