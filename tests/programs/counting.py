@@ -4,7 +4,7 @@ import http.client
 import os
 import shutil
 
-from programs.driving import SOURCES, Driver, Line, need, read_text
+from programs.driving import SOURCES, Driver, Line, need, read_text, status_at_end
 
 
 class HttpLine:
@@ -71,7 +71,10 @@ def build(context, name, source, *compiler):
         os.makedirs(os.path.dirname(out), exist_ok=True)
         fresh = context.path("built")
         words = [need(compiler[0]), *(word.replace("OUT", fresh).replace("SOURCE", source) for word in compiler[1:])]
-        context.run(words, environment={"GO111MODULE": "off"}, seconds=60)
+        compiling = context.start(words, environment={"GO111MODULE": "off"}, stderr="pipe")
+        status = status_at_end(context, compiling, 60)
+        compiling.read_available()
+        assert status == 0, f"{' '.join(words)} ended with {status}: {compiling.output}"
         if os.path.isdir(out):
             shutil.rmtree(out)
         os.replace(fresh, out)

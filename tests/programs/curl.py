@@ -14,6 +14,7 @@ class Curl(Driver):
     commands = ("curl",)
     drive_on = False  # what is taken from the socket between checkpoint and kill is gone
     steady = False
+    settles = False
 
     def start(self):
         listening = socket.create_server(("127.0.0.1", 0))

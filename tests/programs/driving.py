@@ -84,6 +84,7 @@ class Driver:
 
     commands = ()  # what must be installed
     steady = True  # between two uses no thread and no descriptor comes or goes by itself
+    settles = True  # when nobody uses it, it sleeps. False: it is checkpointed while it works
     drive_on = True  # copy-restored: use it between checkpoint and kill. False if its state is also in files
     output = None
 
@@ -126,10 +127,22 @@ class Driver:
 
     def checkpoint(self, *flags):
         """Returns the checkpoint's directory."""
-        self.before = portrait(self.pid, self.steady)
+        if self.settles:
+            self.context.until(self.is_settled, f"PID {self.pid} to have nothing to do")
+        self.before = portrait(self.pid, self.steady, self.settles)
         directory = self.context.new_name("checkpoint")
         self.context.reseat("checkpoint", self.pid, "--live", *flags, "-o", directory)
         return directory
+
+    def is_settled(self):
+        """Its first thread sleeps, and nothing about it changes for a moment."""
+        first = portrait(self.pid, self.steady)
+        for _ in range(3):
+            time.sleep(0.002)
+            stat = read_text(f"/proc/{self.pid}/stat").rpartition(")")[2].split()
+            if stat[0] not in "ST" or portrait(self.pid, self.steady) != first:
+                return False
+        return bool(first["cmdline"])  # it has none while it is in execve(2)
 
     def await_end(self):
         """The program has been killed: takes its end, so that its PID becomes free."""
@@ -143,22 +156,23 @@ class Driver:
         assert not os.path.exists(directory), "the twin is used up, but its directory is still there"
 
     def compare(self):
-        now = portrait(self.pid, self.steady)
+        now = portrait(self.pid, self.steady, self.settles)
         changes = [f"{name} was {self.before.get(name)!r}, is {now.get(name)!r}"
                    for name in sorted(self.before.keys() | now.keys()) if self.before.get(name) != now.get(name)]
         assert not changes, "; ".join(changes)
 
 
 STATUS_FIELDS = ("Name", "Umask", "Tgid", "PPid", "TracerPid", "Uid", "Gid", "Groups", "NStgid", "NSpgid", "NSsid",
-                 "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs",
+                 "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs",
                  "Seccomp", "Cpus_allowed", "Mems_allowed", "CoreDumping", "THP_enabled")
+SIGNAL_FIELDS = ("SigBlk", "SigIgn", "SigCgt")
 
 
-def portrait(pid, steady=True):
+def portrait(pid, steady=True, settles=True):
     """What must be the same before a checkpoint and after the restore, seen from outside."""
     place = f"/proc/{pid}/"
     fields = dict(line.split(":\t", 1) for line in read_text(place + "status").splitlines() if ":\t" in line)
-    seen = {name: fields[name] for name in STATUS_FIELDS if name in fields}
+    seen = {name: fields[name] for name in STATUS_FIELDS + (SIGNAL_FIELDS if settles else ()) if name in fields}
     for name in ("cmdline", "oom_score_adj", "limits", "cgroup"):
         seen[name] = read_text(place + name)
     for name in ("exe", "cwd", "root"):
@@ -216,9 +230,9 @@ def through_copy_restored(context, driver):
     driver.drive()
 
 
-def status_at_end(context, program):
+def status_at_end(context, program, seconds=20):
     """Waits for the last end of a program (there may have been a checkpoint's kill before) and returns its status."""
-    context.until(lambda: not os.path.exists(f"/proc/{program.pid}"), f"{program.name} to end")
+    context.until(lambda: not os.path.exists(f"/proc/{program.pid}"), f"{program.name} to end", seconds)
     last = None
     while (status := context.take_status(program.pid)) is not None:
         last = status

@@ -40,6 +40,7 @@ class Filter(Driver):
 
     words = ()
     steady = False
+    settles = False
 
     def start(self):
         self.input = make_input()

@@ -158,7 +158,7 @@ def test_redis_under_load(context, form):
     a copy under load is asking for requests to be answered twice.)"""
     driver = Redis(context)
     driver.start()
-    driver.steady = False
+    driver.steady = driver.settles = False
     loads = [Load(driver.address) for _ in range(8)]
     for load in loads:
         load.start()
@@ -190,7 +190,7 @@ def test_redis_benchmark(context):
     """redis-benchmark, which exits at the first error of a connection, across three checkpoints and restores."""
     driver = Redis(context)
     driver.start()
-    driver.steady = False
+    driver.steady = driver.settles = False
     log = context.path("benchmark")
     with open(log, "wb") as out:
         benchmark = context.start([need("redis-benchmark"), "-p", driver.address[1], "-c", 30, "-n", 40000, "-t",

@@ -4,6 +4,7 @@
 import os
 import re
 import shlex
+import signal
 
 from programs.driving import need, read_text
 from reseat_test import each
@@ -18,7 +19,7 @@ class Tmux:
         self.context = context
         self.tmux = [need("tmux"), "-L", f"reseat-{os.getpid()}", "-f", "/dev/null"]
         self.environment = {"TMUX_TMPDIR": str(context.directory), "TMUX": "", "HISTFILE": "",
-                            "RESEAT": context.command, "LANG": "C.UTF-8"}
+                            "LANG": "C.UTF-8"}
         context.defer(self.end)
 
     def run(self, *words):
@@ -77,19 +78,25 @@ class Pane:
 
     def processes(self):
         """For a failure: what is on the terminal and in which state."""
-        return self.context.run(["ps", "-o", "pid,ppid,pgid,sid,tpgid,stat,wchan:20,args", "-t", self.terminal[5:]],
-                                status=None).stdout
+        return self.context.run(["ps", "-eo", "pid,ppid,pgid,sid,tpgid,tty,stat,wchan:20,args"], status=None).stdout
 
     def child(self, name):
         """The PID of the shell's child of that name."""
 
         def find():
             for pid in read_text(f"/proc/{self.shell}/task/{self.shell}/children").split():
-                if read_text(f"/proc/{pid}/comm").strip() == name:
-                    return int(pid)
+                try:
+                    if read_text(f"/proc/{pid}/comm").strip() == name:
+                        return int(pid)
+                except (FileNotFoundError, ProcessLookupError):  # another one, of a moment
+                    pass
             return None
 
         return self.context.until(find, f"a child {name} of the shell")
+
+    def wait_for_shell(self):
+        """Waits until nothing is in the foreground but the shell."""
+        self.context.until(lambda: foreground(self.shell), "the shell to have its terminal back")
 
     def ask(self, command):
         """What the shell prints for a command."""
@@ -104,8 +111,12 @@ class Pane:
         return read_text(file)
 
     def restore(self, directory, *options):
-        self.type(f"{shlex.quote(self.context.command)} restore --attach {directory} {' '.join(options)}; echo ended $?",
-                  "Enter")
+        self.type(f"{shlex.quote(self.context.command)} restore --attach {directory} {' '.join(options)}", "Enter")
+
+
+def foreground(pid):
+    fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[2] == fields[5]
 
 
 class Session:
@@ -124,14 +135,18 @@ class Session:
         directory = self.context.new_name("checkpoint")
         self.context.reseat("checkpoint", self.pid, "--live", *options, "-o", directory)
         if not options:
-            self.pane.wait_for("Killed")
+            self.pane.wait_for_shell()
         return directory
 
     def is_over(self, pane=None):
         """The program has ended under `restore --attach`: the shell has its terminal back, in the modes as before."""
         pane = pane or self.pane
-        pane.wait_for("ended 0")
-        assert not os.path.exists(f"/proc/{self.pid}"), f"PID {self.pid} is still there"
+        try:
+            self.context.until(lambda: not os.path.exists(f"/proc/{self.pid}"), f"PID {self.pid} to end")
+            pane.wait_for_shell()
+            assert pane.ask("echo $?") == "0\n", "another exit status"
+        except AssertionError as failure:
+            raise AssertionError(f"{failure}; the screen:\n{pane.screen()}\n{pane.processes()}") from failure
         assert pane.ask("stty -a") == self.modes if pane is self.pane else "isig icanon" in pane.ask("stty -a")
         assert self.pane.ask("jobs") == ""
         assert self.tmux.run("display-message", "-p", "-t", pane.name, "#{alternate_on}").strip() == "0"
@@ -183,9 +198,7 @@ def test_vim_twice(context):
     session = start_vim(context)
     before = session.pane.screen()
     for _ in range(2):
-        directory = context.new_name("checkpoint")
-        context.reseat("checkpoint", session.pid, "--live", "-o", directory)
-        session.pane.wait_for("Killed|ended 137")
+        directory = session.checkpoint()
         session.pane.type("clear", "Enter")
         session.pane.restore(directory)
         session.pane.wait_for_screen(before)
@@ -200,7 +213,7 @@ def test_vim_copy(context):
     session.pane.type("oa line that will be forgotten", "Escape")
     session.pane.wait_for("forgotten")
     session.pane.type(":q!", "Enter")
-    session.pane.wait_for(f"^{PROMPT}$")
+    session.pane.wait_for_shell()
     session.pane.restore(directory)
     session.pane.wait_for_screen(before)
     finish_vim(session, session.pane)
@@ -211,10 +224,8 @@ def test_vim_suspended(context):
     session = start_vim(context)
     session.pane.type("", "C-z")
     session.pane.wait_for("Stopped")
-    directory = context.new_name("checkpoint")
-    context.reseat("checkpoint", session.pid, "--live", "-o", directory)
-    session.pane.type("clear", "Enter")
-    assert "ready" in session.pane.ask("jobs >/dev/null; echo ready")
+    directory = session.checkpoint()
+    session.pane.ask("jobs")  # in which the shell says that it was killed
     session.pane.restore(directory)
     session.pane.wait_for("second line\nsecond line\n~")
     finish_vim(session, session.pane)
@@ -230,9 +241,9 @@ def test_vim_on_another_terminal(context, how):
     if how == "attach":
         other.restore(directory, *slots)
     else:
-        other.type("clear; exec sleep 1000", "Enter")
+        other.type("clear; stty raw -echo; exec sleep 1000", "Enter")
         context.restore(directory, *" ".join(slots).split())
-        other.type("", "C-l")
+        os.kill(session.pid, signal.SIGWINCH)  # nobody told it that it is on a terminal of another size
     other.wait_for("first line\nsecond line\nsecond line\n~")
     assert session.pane.ask("echo undisturbed") == "undisturbed\n"
     if how == "attach":
@@ -269,7 +280,7 @@ def check_less(context, session, way):
     directory = session.checkpoint(*(["--leave-running"] if way != "heir" else []))
     if way != "heir":
         pane.type("q")
-        pane.wait_for(f"^{PROMPT}$")
+        pane.wait_for_shell()
     pane.restore(directory)
     pane.wait_for_screen(before)
     pane.type("/line 7.7", "Enter")
@@ -301,7 +312,7 @@ def check_monitor(context, session, way, text):
     directory = session.checkpoint(*(["--leave-running"] if way != "heir" else []))
     if way != "heir":
         pane.type("q")
-        pane.wait_for(f"^{PROMPT}$")
+        pane.wait_for_shell()
     pane.type("clear", "Enter")
     pane.restore(directory)
     pane.wait_for(text)
@@ -407,8 +418,3 @@ def test_cat(context):
     pane.wait_for("another line\nanother line")
     pane.type("", "C-d")
     session.is_over()
-
-
-def foreground(pid):
-    fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[2] == fields[5]
