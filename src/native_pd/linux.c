@@ -23,6 +23,7 @@ struct native_pd {
     pid_t pid;
     int pidfd;
     int table_fd; /* /proc/PID/fd */
+    bool is_self; /* who asks has not ended */
 };
 
 void native_pd_free(struct native_pd **pd)
@@ -44,6 +45,8 @@ pid_t native_pd_pid(const struct native_pd *pd)
 
 static bool has_ended(const struct native_pd *pd)
 {
+    if (pd->is_self)
+        return false;
     struct pollfd poll_fd = {.fd = pd->pidfd, .events = POLLIN};
     int r;
     do
@@ -181,7 +184,10 @@ int native_pd_open(pid_t pid, struct native_pd **ret_pd, struct reseat_error **r
     _cleanup_(native_pd_free) struct native_pd *pd = malloc(sizeof *pd);
     if (!pd)
         return error_errno(ret_error, -ENOMEM, "opening process %d", pid);
-    *pd = (struct native_pd){.pid = pid, .pidfd = sys_pidfd_open(pid), .table_fd = -EBADF};
+    *pd = (struct native_pd){.pid = pid,
+                             .pidfd = sys_pidfd_open(pid),
+                             .table_fd = -EBADF,
+                             .is_self = pid == getpid()};
     if (pd->pidfd < 0)
         return error_open(pid, pd->pidfd, ret_error);
     int r = check_permission(pd, ret_error);
@@ -196,6 +202,10 @@ int native_pd_open(pid_t pid, struct native_pd **ret_pd, struct reseat_error **r
 
 /* ---- the operations ---- */
 
+/* All selectors are below this: the most that fs.nr_open can be set to. A position beyond it may be more than
+ * procfs can seek to. */
+#define SELECTOR_LIMIT 2147483584U
+
 /* What one entry takes whose name is a number, and less than two of them do. */
 #define ENTRY_BYTES 32
 
@@ -203,9 +213,10 @@ int native_pd_next(struct native_pd *pd, selector_t from, selector_t *ret_select
                    struct reseat_error **ret_error)
 {
     struct dirent64 entry;
-    if (from <= INT_MAX && lseek(pd->table_fd, (off_t)from + 2, SEEK_SET) < 0)
+    bool is_possible = from < SELECTOR_LIMIT;
+    if (is_possible && lseek(pd->table_fd, (off_t)from + 2, SEEK_SET) < 0)
         return error_errno(ret_error, -errno, "looking for selectors of process %d", pd->pid);
-    ssize_t length = from <= INT_MAX ? getdents64(pd->table_fd, &entry, ENTRY_BYTES) : 0;
+    ssize_t length = is_possible ? getdents64(pd->table_fd, &entry, ENTRY_BYTES) : 0;
     int r = length < 0 ? -errno : 0;
     if (r < 0 && r != -ENOENT && r != -ESRCH)
         return error_errno(ret_error, r, "looking for selectors of process %d", pd->pid);
@@ -233,12 +244,12 @@ static int error_request(const struct native_pd *pd, selector_t selector, int r,
 int native_pd_request(struct native_pd *pd, selector_t selector, native_cap_t *ret_cap, selector_t *ret_next,
                       struct reseat_error **ret_error)
 {
-    _cleanup_close_ int cap = selector <= INT_MAX ? sys_pidfd_getfd(pd->pidfd, (int)selector) : -EBADF;
+    _cleanup_close_ int cap = selector < SELECTOR_LIMIT ? sys_pidfd_getfd(pd->pidfd, (int)selector) : -EBADF;
     if (cap < 0 && cap != -EBADF)
         return error_request(pd, selector, cap, ret_error);
     int r = 0;
     selector_t next = NATIVE_SELECTOR_END;
-    if (ret_next && selector < INT_MAX)
+    if (ret_next && selector < SELECTOR_LIMIT)
         r = native_pd_next(pd, selector + 1, &next, ret_error);
     else if (cap < 0)
         r = check_space_exists(pd, ret_error);

@@ -3,8 +3,11 @@
  * sorted by that. What remains in one bucket, above all anonymous inodes, which all share one inode, is
  * sorted by the order that the kernel gives to objects, kcmp(2): n log n questions instead of n².
  *
- * The processes run on meanwhile. A selector that turns out to be closed drops out. One that is closed and
- * used again between two questions can put that entry, and no other, with the wrong object. */
+ * The processes run on meanwhile, and what a selector holds may change between two questions. A sort that
+ * compares entries with each other goes wrong for all of them if one changes. So every question is one
+ * between an entry and a pivot that we hold ourselves, one at a time and only for the time of a pass through
+ * its bucket: then an entry that changes can be wrong only about itself. A selector that turns out to be
+ * closed drops out. */
 #include "object/object.h"
 #include "object/kinds.h"
 #include "object/observe.h"
@@ -125,11 +128,19 @@ static bool is_gone(const struct object_entry *entry)
     return entry->object == OBJECT_GONE;
 }
 
-/* Finds out by comparing the entry with itself. */
-static int notice_if_gone(struct object_entry *entry, struct reseat_error **ret_error)
+/* What is needed to number the objects of one bucket after the other. */
+struct numbering {
+    struct native_pd *self;  /* our own capability space, where the pivots are */
+    entry_ref *room;         /* as large as the largest bucket */
+    object_id_t last_object; /* the highest number given */
+};
+
+/* Compares an entry with an object that we hold. The entry may be gone, which it is marked as; we are not. */
+static int compare_with_pivot(struct numbering *numbering, struct object_entry *entry, native_cap_t pivot,
+                              int *ret_order, struct reseat_error **ret_error)
 {
-    int order,
-        r = native_pd_compare(entry->pd, entry->selector, entry->pd, entry->selector, &order, ret_error);
+    int r = native_pd_compare(entry->pd, entry->selector, numbering->self, (selector_t)pivot, ret_order,
+                              ret_error);
     if (r != -EBADF)
         return r;
     if (ret_error)
@@ -138,116 +149,75 @@ static int notice_if_gone(struct object_entry *entry, struct reseat_error **ret_
     return 0;
 }
 
-/* The kernel's order. If one of the two turns out to be gone, it is marked as such and the order means
- * nothing. */
-static int compare_objects(struct object_entry *a, struct object_entry *b, int *ret_order,
-                           struct reseat_error **ret_error)
+/* Gives its number to the object in the middle of the list and to all entries that hold it, and leaves the
+ * others, those that are less in front of those that are greater. */
+static int number_one_object(struct numbering *numbering, entry_ref *list, size_t count, size_t *ret_less,
+                             size_t *ret_greater, struct reseat_error **ret_error)
 {
-    int r = native_pd_compare(a->pd, a->selector, b->pd, b->selector, ret_order, ret_error);
-    if (r != -EBADF)
-        return r;
-    if (ret_error)
-        base_error_free(ret_error);
-    *ret_order = 0;
-    r = notice_if_gone(a, ret_error);
-    return r < 0 ? r : notice_if_gone(b, ret_error);
-}
-
-/* Merges two sorted runs. Entries that are gone are put out as they come up, so that the order among the
- * others holds, whatever disappears and when. */
-static int merge(entry_ref *a, size_t a_count, entry_ref *b, size_t b_count, entry_ref *out,
-                 struct reseat_error **ret_error)
-{
-    while (a_count > 0 && b_count > 0) {
-        int order = 0, r = 0;
-        if (is_gone(*a))
-            order = -1;
-        else if (is_gone(*b))
-            order = 1;
-        else
-            r = compare_objects(*a, *b, &order, ret_error);
-        if (r < 0)
-            return r;
-        if (order <= 0) {
-            *out++ = *a++;
-            a_count--;
-        } else {
-            *out++ = *b++;
-            b_count--;
-        }
-    }
-    memcpy(out, a_count ? a : b, (a_count + b_count) * sizeof *out);
-    return 0;
-}
-
-/* Merge sort, because it asks the fewest questions, and one that may go wrong, which qsort() has no word for.
- * Leaves the result in `list`; `room` has as many places. */
-static int sort_bucket(entry_ref *list, entry_ref *room, size_t count, struct reseat_error **ret_error)
-{
-    for (size_t run = 1; run < count; run *= 2) {
-        for (size_t start = 0; start < count; start += 2 * run) {
-            size_t a_count = count - start < run ? count - start : run;
-            size_t rest = count - start - a_count, b_count = rest < run ? rest : run;
-            int r = merge(list + start, a_count, list + start + a_count, b_count, room + start, ret_error);
-            if (r < 0)
-                return r;
-        }
-        memcpy(list, room, count * sizeof *list);
-    }
-    return 0;
-}
-
-/* Whether the entry at `index` of a sorted bucket is the same object as the one before it, or, as far as
- * those are gone, the ones before that. */
-static int is_same_as_before(entry_ref *list, size_t index, bool *ret_same, struct reseat_error **ret_error)
-{
-    *ret_same = false;
-    for (size_t before = index; before-- > 0 && !is_gone(list[index]);) {
-        int order = 0, r = 0;
-        if (!is_gone(list[before]))
-            r = compare_objects(list[before], list[index], &order, ret_error);
-        if (r < 0)
-            return r;
-        if (is_gone(list[before]))
-            continue;
-        *ret_same = order == 0;
-        return 0;
-    }
-    return 0;
-}
-
-/* Numbers the objects of a bucket, from *group on. */
-static int number_bucket(entry_ref *list, entry_ref *room, size_t count, object_id_t *group,
-                         struct reseat_error **ret_error)
-{
-    int r = sort_bucket(list, room, count, ret_error);
+    entry_ref first = list[count / 2];
+    _cleanup_close_ native_cap_t pivot = NATIVE_CAP_INVALID;
+    int r = native_pd_request(first->pd, first->selector, &pivot, NULL, ret_error);
     if (r < 0)
         return r;
+    first->object = pivot == NATIVE_CAP_INVALID ? OBJECT_GONE : ++numbering->last_object;
+    size_t less = 0, greater = 0;
     for (size_t i = 0; i < count; i++) {
-        bool is_same;
-        r = is_same_as_before(list, i, &is_same, ret_error);
+        int order = 1; /* without a pivot all others are left as they are */
+        if (list[i] == first)
+            continue;
+        if (pivot != NATIVE_CAP_INVALID)
+            r = compare_with_pivot(numbering, list[i], pivot, &order, ret_error);
         if (r < 0)
             return r;
         if (is_gone(list[i]))
             continue;
-        if (!is_same)
-            (*group)++;
-        list[i]->object = *group;
+        if (order < 0)
+            list[less++] = list[i];
+        else if (order > 0)
+            numbering->room[greater++] = list[i];
+        else
+            list[i]->object = first->object;
     }
+    memcpy(list + less, numbering->room, greater * sizeof *list);
+    *ret_less = less;
+    *ret_greater = greater;
     return 0;
 }
 
-static int number_groups(entry_ref *list, entry_ref *room, size_t count, struct reseat_error **ret_error)
+/* Quicksort, of which only the equal ones are of interest. The smaller part is left to the recursion, which
+ * so cannot go deeper than log2 of the count. */
+static int number_bucket(struct numbering *numbering, entry_ref *list, size_t count,
+                         struct reseat_error **ret_error)
 {
-    object_id_t group = 0;
-    for (size_t start = 0, end; start < count; start = end) {
-        for (end = start + 1; end < count && compare_marks(&list[start], &list[end]) == 0;)
-            end++;
-        int r = number_bucket(list + start, room, end - start, &group, ret_error);
+    while (count > 1) {
+        size_t less, greater;
+        int r = number_one_object(numbering, list, count, &less, &greater, ret_error);
         if (r < 0)
             return r;
+        bool is_less_smaller = less < greater;
+        r = is_less_smaller ? number_bucket(numbering, list, less, ret_error)
+                            : number_bucket(numbering, list + less, greater, ret_error);
+        if (r < 0)
+            return r;
+        list += is_less_smaller ? less : 0;
+        count = is_less_smaller ? greater : less;
     }
+    if (count == 1)
+        list[0]->object = ++numbering->last_object;
     return 0;
+}
+
+static int number_buckets(entry_ref *list, entry_ref *room, size_t count, struct reseat_error **ret_error)
+{
+    _cleanup_(native_pd_free) struct native_pd *self = NULL;
+    int r = native_pd_open(getpid(), &self, ret_error);
+    struct numbering numbering = {.self = self, .room = room};
+    for (size_t start = 0, end; r == 0 && start < count; start = end) {
+        for (end = start + 1; end < count && compare_marks(&list[start], &list[end]) == 0;)
+            end++;
+        r = number_bucket(&numbering, list + start, end - start, ret_error);
+    }
+    return r;
 }
 
 static void remove_gone(struct object_table *table)
@@ -262,10 +232,10 @@ static void remove_gone(struct object_table *table)
     table->count = kept;
 }
 
-/* Group numbers are in the kernel's order; people get them in the order of appearance. */
-static int number_by_appearance(struct object_table *table)
+/* Objects were numbered as the buckets came; people get them in the order of appearance. */
+static int number_by_appearance(struct object_table *table, size_t highest)
 {
-    _cleanup_free_ object_id_t *ids = calloc(table->count + 1, sizeof *ids); /* groups count from 1 */
+    _cleanup_free_ object_id_t *ids = calloc(highest + 1, sizeof *ids);
     if (!ids)
         return -ENOMEM;
     object_id_t last = 0;
@@ -289,11 +259,11 @@ int object_table_identify(struct object_table *table, struct reseat_error **ret_
         list[i]->object = 0;
     }
     qsort(list, count, sizeof *list, compare_marks);
-    int r = number_groups(list, room, count, ret_error);
+    int r = number_buckets(list, room, count, ret_error);
     if (r < 0)
         return r;
     remove_gone(table);
-    r = number_by_appearance(table);
+    r = number_by_appearance(table, count);
     if (r < 0)
         return error_errno(ret_error, r, "comparing %zu capabilities", count);
     return 0;

@@ -74,7 +74,9 @@ static int make_random_object(void)
 static void place(int process, int fd, unsigned object)
 {
     unsigned index = random_below(SELECTORS);
-    SUBJECT_CHECK(fd >= 0 && dup3(fd, (int)(FIRST_SELECTOR + index), random_below(2) ? O_CLOEXEC : 0) >= 0);
+    int selector = (int)(FIRST_SELECTOR + index);
+    int flags = random_below(2) ? O_CLOEXEC : 0;
+    SUBJECT_CHECK(fd >= 0 && (fd == selector || dup3(fd, selector, flags) >= 0));
     book->object_at[process][index] = object;
 }
 
@@ -162,9 +164,9 @@ static void set_up_family(void *userdata)
     act_at_random(0);
     memcpy(book->object_at[1], book->object_at[0], sizeof book->object_at[0]);
     book->pids[0] = getpid();
-    book->pids[1] = fork();
-    SUBJECT_CHECK(book->pids[1] >= 0);
-    if (book->pids[1] == 0) {
+    pid_t copy = fork();
+    SUBJECT_CHECK(copy >= 0);
+    if (copy == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         act_at_random(1);
         close(done[0]);
@@ -173,15 +175,16 @@ static void set_up_family(void *userdata)
             pause();
     }
     /* The book has one pen: who has it is whoever the others wait for. */
+    book->pids[1] = copy;
     close(done[1]);
     char byte;
     SUBJECT_CHECK(read(done[0], &byte, 1) == 0);
     close(done[0]);
     SUBJECT_CHECK(pipe(done) == 0);
     send_some(0, wire[0]);
-    book->pids[2] = fork();
-    SUBJECT_CHECK(book->pids[2] >= 0);
-    if (book->pids[2] == 0) {
+    pid_t receiver = fork();
+    SUBJECT_CHECK(receiver >= 0);
+    if (receiver == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         for (int fd = FIRST_SELECTOR; fd < FIRST_SELECTOR + SELECTORS; fd++)
             close(fd); /* so that it has only what it is sent */
@@ -190,6 +193,7 @@ static void set_up_family(void *userdata)
         for (;;)
             pause();
     }
+    book->pids[2] = receiver;
     close(done[1]);
     SUBJECT_CHECK(read(done[0], &byte, 1) == 0);
 }
@@ -263,7 +267,6 @@ static void test_ids_are_identity(void **state)
 /* Selectors 100 to 149 hold 25 objects, each twice; beyond them, one thing after the other comes and goes. */
 static void set_up_churn(void *userdata)
 {
-    (void)userdata;
     for (int i = 0; i < STEADY; i += 2) {
         int fd = timerfd_create(CLOCK_MONOTONIC, 0);
         SUBJECT_CHECK(fd >= 0 && dup2(fd, FIRST_SELECTOR + i) >= 0 && dup2(fd, FIRST_SELECTOR + i + 1) >= 0);
@@ -271,9 +274,10 @@ static void set_up_churn(void *userdata)
     }
     pid_t tester = getppid(), churner = fork();
     SUBJECT_CHECK(churner >= 0);
-    *(pid_t *)userdata = churner;
-    if (churner > 0)
+    if (churner > 0) {
+        *(pid_t *)userdata = churner;
         return;
+    }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     unsigned random = (unsigned)tester;
     for (;;) {
@@ -356,7 +360,7 @@ static void test_target_that_ends(void **state)
         pid_t pid = subject_start(set_up_many, NULL);
         struct reseat_listing *listing = NULL;
         struct reseat_error *error = NULL;
-        kill_after(pid, round * 1000000);
+        kill_after(pid, round * 2500000);
         int r = reseat_list_capabilities(&pid, 1, &listing, &error);
         if (r == 0) {
             assert_true(listing->count >= MANY);

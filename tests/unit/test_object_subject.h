@@ -8,8 +8,10 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 
 #include <cmocka.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -18,7 +20,7 @@ static inline void fail_with_error(const char *where, const struct reseat_error 
     fail_msg("%s: %s", where, error ? error->message : "(no message)");
 }
 
-/* Inside the subject, where cmocka does not reach: ends it, which the test sees as "not ready". */
+/* Inside the subject, where cmocka does not reach: ends it, which the test sees. */
 #define SUBJECT_CHECK(condition)                                                                             \
     do {                                                                                                     \
         if (!(condition)) {                                                                                  \
@@ -27,32 +29,28 @@ static inline void fail_with_error(const char *where, const struct reseat_error 
         }                                                                                                    \
     } while (0)
 
-/* Runs `set_up` in a child; returns when it is done. */
+/* Runs `set_up` in a child; returns when it is done. Word of that comes through memory, because a pipe would
+ * stand in the space that is looked at. */
 static inline pid_t subject_start(void (*set_up)(void *userdata), void *userdata)
 {
-    int ready[2];
-    assert_return_code(pipe(ready), errno);
+    atomic_int *is_ready =
+        mmap(NULL, sizeof *is_ready, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(is_ready, MAP_FAILED);
     pid_t pid = fork();
     assert_return_code(pid, errno);
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        close(ready[0]);
         set_up(userdata);
-        SUBJECT_CHECK(write(ready[1], "r", 1) == 1);
-        close(ready[1]);
+        atomic_store(is_ready, 1);
         for (;;)
             pause();
     }
-    close(ready[1]);
-    char byte = 0;
-    ssize_t n = read(ready[0], &byte, 1);
-    /* The subject closes its end right after, so that the space does not change under the test. */
-    char end;
-    if (n == 1)
-        n += read(ready[0], &end, 1);
-    close(ready[0]);
-    if (n != 1)
-        fail_msg("the subject was not ready");
+    while (!atomic_load(is_ready)) {
+        if (waitpid(pid, NULL, WNOHANG) != 0)
+            fail_msg("the subject could not be set up");
+        usleep(100);
+    }
+    munmap(is_ready, sizeof *is_ready);
     return pid;
 }
 
