@@ -72,6 +72,8 @@ void process_capture_scheduling(struct snapshot_thread *row)
         memset(row->scheduling, 0, sizeof row->scheduling);
     long length = syscall(SYS_sched_getaffinity, tid, sizeof row->affinity, row->affinity);
     row->affinity_length = length > 0 ? (uint32_t)length : 0;
+    long priority = syscall(SYS_ioprio_get, 1 /* IOPRIO_WHO_PROCESS: one thread */, tid);
+    row->io_priority = priority > 0 ? (uint32_t)priority : 0;
 }
 
 static int capture_thread(struct target *target, struct target_thread *thread, struct snapshot *snapshot)
@@ -201,6 +203,12 @@ struct kernel_stack {
     uint64_t length;
 };
 
+/* What get_mempolicy and PR_GET_TSC write. */
+struct policy_answer {
+    uint32_t memory_policy, time_stamp_mode;
+    uint64_t nodes[SNAPSHOT_NODE_WORDS];
+};
+
 void process_probe_thread(struct program *program, struct thread_probe *ret_probe)
 {
     struct scratch *scratch = program->scratch;
@@ -208,11 +216,19 @@ void process_probe_thread(struct program *program, struct thread_probe *ret_prob
         .tid_address = scratch_take(scratch, sizeof(uint64_t), 8, NULL),
         .stack_address = scratch_take(scratch, sizeof(struct kernel_stack), 8, NULL),
         .name_address = scratch_take(scratch, 16, 8, NULL),
+        .policy_address = scratch_take(scratch, sizeof(struct policy_answer), 8, NULL),
     };
+    uint64_t policy = probe.policy_address;
     probe.tid_call = program_call(program, NULL, SYS_prctl, PR_GET_TID_ADDRESS, probe.tid_address);
     program_call(program, "asking for the alternate stack", SYS_sigaltstack, 0, probe.stack_address);
     program_call(program, "asking for the name", SYS_prctl, PR_GET_NAME, probe.name_address);
     probe.slack_call = program_call(program, NULL, SYS_prctl, PR_GET_TIMERSLACK);
+    probe.privileges_call = program_call(program, NULL, SYS_prctl, PR_GET_NO_NEW_PRIVS);
+    probe.fault_call = program_call(program, NULL, SYS_prctl, PR_MCE_KILL_GET);
+    program_call(program, NULL, SYS_prctl, PR_GET_TSC,
+                 policy + offsetof(struct policy_answer, time_stamp_mode));
+    program_call(program, NULL, SYS_get_mempolicy, policy, policy + offsetof(struct policy_answer, nodes),
+                 SNAPSHOT_NODE_WORDS * 64);
     *ret_probe = probe;
 }
 
@@ -230,6 +246,13 @@ void process_read_thread_probe(const struct program *program, const struct threa
     ret_thread->altstack_flags = stack.flags;
     int64_t slack = program_result(program, probe->slack_call);
     ret_thread->timer_slack_ns = slack > 0 ? (uint64_t)slack : 0;
+    if (program_result(program, probe->privileges_call) > 0)
+        ret_thread->flags |= SNAPSHOT_THREAD_NO_NEW_PRIVS;
+    ret_thread->memory_fault_policy = (uint32_t)program_result(program, probe->fault_call);
+    const struct policy_answer *policy = scratch_mirror(scratch, probe->policy_address);
+    ret_thread->time_stamp_mode = policy->time_stamp_mode;
+    ret_thread->memory_policy = policy->memory_policy;
+    memcpy(ret_thread->memory_policy_nodes, policy->nodes, sizeof policy->nodes);
 }
 
 void process_probe(struct program *program, const struct snapshot *snapshot, struct process_probe *ret_probe)

@@ -63,10 +63,11 @@ void process_capture_scheduling(struct snapshot_thread *row);
 
 /* Where the answers of one thread's probe stand on the scratch pages. */
 struct thread_probe {
-    uint64_t tid_address, stack_address, name_address; /* where the answers will stand */
-    size_t tid_call, slack_call;
+    uint64_t tid_address, stack_address, name_address, policy_address; /* where the answers will stand */
+    size_t tid_call, slack_call, privileges_call, fault_call;
 };
 
+#define PROCESS_THREAD_PROBE_CALLS 8
 /* Adds the calls that ask a thread what cannot be seen from outside. */
 void process_probe_thread(struct program *program, struct thread_probe *ret_probe);
 void process_read_thread_probe(const struct program *program, const struct thread_probe *probe,

@@ -5,8 +5,9 @@
 #include "target/target.h"
 
 /* Adds the calls that give a thread what belongs to it alone. */
-#define REBUILD_SETUP_CALLS 8
-void rebuild_add_thread_setup(struct program *program, const struct snapshot_thread *row);
+#define REBUILD_SETUP_CALLS 12
+void rebuild_add_thread_setup(struct program *program, const struct snapshot_thread *row,
+                              const struct snapshot_thread *leader);
 /* Adds the calls that queue the signals of a thread (tid 0: of the process) again, and how many that takes.
  */
 #define REBUILD_SIGNAL_CALLS 3

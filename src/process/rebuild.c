@@ -82,7 +82,26 @@ size_t rebuild_signal_calls(const struct snapshot *snapshot, uint32_t tid)
     return count;
 }
 
-void rebuild_add_thread_setup(struct program *program, const struct snapshot_thread *row)
+/* What a thread is born with from the leader is set only where it differs. */
+static void add_policies(struct program *program, const struct snapshot_thread *row,
+                         const struct snapshot_thread *leader)
+{
+    if (row->flags & ~leader->flags & SNAPSHOT_THREAD_NO_NEW_PRIVS)
+        program_call(program, NULL, SYS_prctl, PR_SET_NO_NEW_PRIVS, 1);
+    if (row->memory_fault_policy != leader->memory_fault_policy)
+        program_call(program, NULL, SYS_prctl, PR_MCE_KILL, PR_MCE_KILL_SET, row->memory_fault_policy);
+    if (row->time_stamp_mode != leader->time_stamp_mode)
+        program_call(program, NULL, SYS_prctl, PR_SET_TSC, row->time_stamp_mode);
+    if (row->memory_policy != leader->memory_policy ||
+        memcmp(row->memory_policy_nodes, leader->memory_policy_nodes, sizeof row->memory_policy_nodes) != 0)
+        program_call(program, NULL, SYS_set_mempolicy, row->memory_policy,
+                     scratch_copy(program->scratch, row->memory_policy_nodes,
+                                  sizeof row->memory_policy_nodes),
+                     SNAPSHOT_NODE_WORDS * 64);
+}
+
+void rebuild_add_thread_setup(struct program *program, const struct snapshot_thread *row,
+                              const struct snapshot_thread *leader)
 {
     if (row->rseq_address)
         program_call(program, "registering restartable sequences", SYS_rseq, row->rseq_address,
@@ -92,6 +111,7 @@ void rebuild_add_thread_setup(struct program *program, const struct snapshot_thr
                  scratch_copy(program->scratch, row->name, sizeof row->name));
     if (row->timer_slack_ns)
         program_call(program, NULL, SYS_prctl, PR_SET_TIMERSLACK, row->timer_slack_ns);
+    add_policies(program, row, leader);
     long number;
     uint64_t arguments[6] = {0};
     if (arch_second_tls_call((const uint64_t *)row->regs, &number, arguments))
@@ -159,7 +179,7 @@ static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, st
         program_call(&program, "leading a process group again", SYS_setpgid, 0, 0);
     if (process->flags & SNAPSHOT_SUBREAPER)
         program_call(&program, "being a child subreaper again", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
-    rebuild_add_thread_setup(&program, &snapshot->threads[0]);
+    rebuild_add_thread_setup(&program, &snapshot->threads[0], &snapshot->threads[0]);
     r = program_run_batch(seed->process, &program, ret_error);
     if (r == 0 && (process->flags & SNAPSHOT_LEADS_SESSION))
         r = rebuild_terminal(seed, process, ret_error);

@@ -54,7 +54,7 @@ static int plan_thread(struct seed *seed, const struct snapshot *snapshot, size_
     if (r < 0)
         return r;
     uint64_t stack = program_birth(program);
-    rebuild_add_thread_setup(program, row);
+    rebuild_add_thread_setup(program, row, &snapshot->threads[0]);
     rebuild_add_signals(program, snapshot, row->tid);
     plan->present_address = scratch_take(scratch, sizeof(uint64_t), 8, NULL);
     program_set_result_address(program, program_call(program, NULL, SYS_gettid, 0), plan->present_address);
@@ -92,6 +92,7 @@ static int clone_threads(struct seed *seed, const struct snapshot *snapshot, con
     }
     for (size_t i = first; i < end; i++)
         seed->ns_tids[i] = (uint32_t)program_result(&program, i - first);
+    process->scratch.used = process->scratch.first;
     return 0;
 }
 
@@ -160,8 +161,10 @@ static int race_for_thread(struct seed *seed, const struct snapshot *snapshot, s
 {
     struct scratch *scratch = &seed->process->scratch;
     uint32_t wanted = snapshot->threads[index].ns_tids[snapshot->process.ns_level_count - 1];
+    scratch_begin_part(scratch);
+    size_t start = scratch->used;
     for (int attempt = 0; attempt < RACE_ATTEMPTS; attempt++) {
-        scratch_begin_part(scratch);
+        scratch->first = scratch->used = start; /* a thread that was discarded needs its program no more */
         int r = plan_thread(seed, snapshot, index, plan, ret_error);
         if (r == 0)
             r = target_flush_scratch(seed->process, ret_error);
@@ -240,6 +243,8 @@ static int rebuild_scheduling(pid_t tid, const struct snapshot_thread *row, stru
     if (memcmp(now.scheduling, row->scheduling, sizeof now.scheduling) != 0 && row->scheduling[0] &&
         syscall(SYS_sched_setattr, tid, row->scheduling, 0) < 0)
         return error_errno(ret_error, -errno, "setting the scheduling of thread %d", tid);
+    if (now.io_priority != row->io_priority && syscall(SYS_ioprio_set, 1, tid, row->io_priority) < 0)
+        return error_errno(ret_error, -errno, "setting the I/O priority of thread %d", tid);
     if (row->affinity_length && memcmp(now.affinity, row->affinity, sizeof now.affinity) != 0 &&
         syscall(SYS_sched_setaffinity, tid, row->affinity_length, row->affinity) < 0)
         return error_errno(ret_error, -errno, "setting the processors of thread %d", tid);

@@ -13,7 +13,8 @@
 
 #define SNAPSHOT_VERSION        1
 #define SNAPSHOT_NS_LEVELS      8    /* PID namespaces within each other; the kernel allows 32 */
-#define SNAPSHOT_AFFINITY_BYTES 1024 /* 8,192 processors, the kernel's most */
+#define SNAPSHOT_AFFINITY_BYTES 128 /* 1,024 processors */
+#define SNAPSHOT_NODE_WORDS     16   /* 1,024 memory nodes */
 #define SNAPSHOT_TERMIOS_BYTES  44   /* struct termios2 */
 
 enum snapshot_form {
@@ -91,7 +92,10 @@ struct snapshot_thread {
     uint8_t scheduling[56]; /* struct sched_attr */
     uint32_t affinity_length;
     uint32_t reserved;
-    uint8_t affinity[SNAPSHOT_AFFINITY_BYTES / 8];
+    uint8_t affinity[SNAPSHOT_AFFINITY_BYTES];
+    uint32_t time_stamp_mode, memory_fault_policy; /* PR_GET_TSC, PR_MCE_KILL_GET */
+    uint32_t memory_policy, io_priority;           /* get_mempolicy(2), ioprio_get(2) */
+    uint64_t memory_policy_nodes[SNAPSHOT_NODE_WORDS];
 };
 
 /* A signal that waits to be delivered. */

@@ -135,8 +135,8 @@ static void add_ending(struct making *making, size_t index)
 static int build_thread_program(struct making *making, size_t index, struct reseat_error **ret_error)
 {
     struct program *program = &making->programs[index];
-    int r =
-        program_begin(program, &making->target->scratch, PROBE_CALLS + 8, PROGRAM_RETURN_BYTES, ret_error);
+    int r = program_begin(program, &making->target->scratch, PROCESS_THREAD_PROBE_CALLS + 8,
+                          PROGRAM_RETURN_BYTES, ret_error);
     if (r < 0)
         return r;
     process_probe_thread(program, &making->probes[index]);
@@ -154,7 +154,8 @@ static int build_leader_program(struct making *making, struct reseat_error **ret
                                &stack, ret_error);
     if (r < 0)
         return r;
-    size_t calls = PROCESS_PROBE_CALLS(snapshot) + PROBE_CALLS + 2 * twin_region_marks(snapshot) + 16;
+    size_t calls =
+        PROCESS_PROBE_CALLS(snapshot) + PROCESS_THREAD_PROBE_CALLS + 2 * twin_region_marks(snapshot) + 16;
     r = program_begin(program, scratch, calls, PROGRAM_RETURN_BYTES, ret_error);
     if (r < 0)
         return r;
