@@ -72,7 +72,7 @@ static _printf_(5, 6) struct expectation *expect(struct expectations *all, int f
 
 static const char *path_of(const char *name)
 {
-    static char path[128];
+    static char path[sizeof test_directory + 32];
     snprintf(path, sizeof path, "%s/%s", test_directory, name);
     return path;
 }
