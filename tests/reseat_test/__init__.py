@@ -29,6 +29,6 @@ no checkpoint of the test's directory fails the test.
 """
 
 from .context import Context, Failure, Program, Result, Skip
-from .marks import each, timeout
+from .marks import alone, each, timeout
 
-__all__ = ["Context", "Failure", "Program", "Result", "Skip", "each", "timeout"]
+__all__ = ["Context", "Failure", "Program", "Result", "Skip", "alone", "each", "timeout"]

@@ -340,16 +340,20 @@ class Context:
             except (Failure, Skip) as failure:
                 complaints.append(f"clean-up: {failure}")
         self.reap()
-        while left := [pid for pid in process_descendants(os.getpid()) if process_state(pid) not in (None, "Z", "X")]:
+        deadline = time.monotonic() + 10
+        while left := process_descendants(os.getpid()):
+            if time.monotonic() > deadline:
+                raise Failure(f"cannot be killed: {' '.join(map(str, left))}")
             for pid in left:
                 name = process_name(pid)
-                if name.startswith(TWIN_NAME):
-                    complaints.append(f"a twin was left: {name} is PID {pid}")
+                complaint = f"a twin was left: {name} is PID {pid}"
+                if name.startswith(TWIN_NAME) and process_state(pid) not in (None, "Z", "X") and complaint not in complaints:
+                    complaints.append(complaint)
                 try:
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)  # zombies too: of one only the first thread may have ended
                 except ProcessLookupError:
                     pass
-            self.until(lambda: all(process_state(pid) in (None, "Z", "X") for pid in left), "the last ones to die")
-        self.until(lambda: not process_children(os.getpid()), "the last ones to be reaped")
+            time.sleep(0.002)
+            self.reap()
         shutil.rmtree(self.directory, ignore_errors=True)
         return complaints

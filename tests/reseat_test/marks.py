@@ -16,6 +16,12 @@ def each(**values):
     return mark
 
 
+def alone(function):
+    """The test runs when no other does: what it looks at, others would disturb (the next PID, the load)."""
+    function.alone = True
+    return function
+
+
 def timeout(seconds):
     """How long the test may take; then it is ended and has failed."""
 

@@ -24,7 +24,7 @@ from .context import Failure, Skip, process_children, process_name, process_stat
 
 MODES = ["heir", "copy", "run-on", "keep", "twice", "new-pid", "beside"]
 NEW_PID_MODES = ["new-pid", "beside"]
-REFUSED = 3
+FAILED, REFUSED = 1, 3
 SKIPPED = 77
 HIGH = 100  # what we hand to a subject comes in above this; it moves it to where it wants it
 
@@ -33,10 +33,13 @@ class Subject:
     """One row of a subject program's table, as `PROGRAM --list` prints it."""
 
     def __init__(self, program, line):
-        name, flags, skip, refused = line.split("\t")
+        name, flags, skip, refused, fails = line.split("\t")
         self.program, self.name = program, name
         self.flags = flags.split()
-        self.skip, self.refused = by_mode(skip), by_mode(refused)
+        self.skip = by_mode(skip)
+        # mode -> (exit status, words of the sentence)
+        self.refused = {mode: (REFUSED, words) for mode, words in by_mode(refused).items()}
+        self.refused.update({mode: (FAILED, words) for mode, words in by_mode(fails).items()})
 
     @property
     def title(self):
@@ -64,7 +67,9 @@ class Stage:
 
     def __init__(self, context, subject, mode):
         self.context, self.subject, self.mode = context, subject, mode
-        self.refused = subject.refused.get(mode)
+        # What is refused in mode keep, but not in heir, is refused by the restore.
+        self.keep_refused = mode == "keep" and "heir" not in subject.refused and subject.refused.get(mode)
+        self.refused = None if self.keep_refused else subject.refused.get(mode)
         self.peer = None
         self.log = open(context.path("stderr"), "ab")
         go, self.go_end = os.pipe()
@@ -143,19 +148,18 @@ class Stage:
     def checkpoint(self, *options):
         """Returns the directory, or None if it was refused as it should be."""
         directory = self.context.new_name("checkpoint")
-        refused = self.refused and self.mode != "keep"
-        result = self.context.reseat("checkpoint", self.target.pid, "--live", "-o", directory, *options,
-                                     status=REFUSED if refused else 0)
-        if refused:
-            self.check_sentence(result)
+        status, words = self.refused or (0, None)
+        result = self.context.reseat("checkpoint", self.target.pid, "--live", "-o", directory, *options, status=status)
+        if words:
+            self.check_sentence(result, words)
             return None
         if "--leave-running" not in options:
             self.wait_killed()
         return directory
 
-    def check_sentence(self, result):
-        if self.refused not in result.stderr:
-            raise Failure(f"expected {self.refused!r} in the refusal: {result}")
+    def check_sentence(self, result, words):
+        if words not in result.stderr:
+            raise Failure(f"expected {words!r} in the refusal: {result}")
 
     def wait_killed(self):
         pid = self.target.pid
@@ -163,8 +167,9 @@ class Stage:
         self.context.take_status(pid)
 
     def restore(self, directory, *options):
-        if "--keep" in options and self.refused:
-            self.check_sentence(self.context.reseat("restore", directory, *options, status=REFUSED))
+        if "--keep" in options and self.keep_refused:
+            status, words = self.keep_refused
+            self.check_sentence(self.context.reseat("restore", directory, *options, status=status), words)
             options = ()
         pid = self.context.restore(directory, *options)
         if "--new-pid" in options:
@@ -218,10 +223,11 @@ class Stage:
 
     def keep(self):
         directory = self.checkpoint()
-        self.restore(directory, "--keep")
+        if directory:
+            self.restore(directory, "--keep")
         self.go()
-        self.wait_gone()
-        if not self.refused:
+        if directory and not self.keep_refused:
+            self.wait_gone()
             self.restore(directory)
             self.go()
 

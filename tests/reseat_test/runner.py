@@ -32,8 +32,8 @@ class Test:
     """Something with a name that can be called with a context; passes by returning. `cases`, if it returns a list, are
     several outcomes in one: (name, outcome, text)."""
 
-    def __init__(self, name, run, timeout=USUAL_TIMEOUT):
-        self.name, self.run, self.timeout = name, run, timeout
+    def __init__(self, name, run, timeout=USUAL_TIMEOUT, alone=False):
+        self.name, self.run, self.timeout, self.alone = name, run, timeout, alone
 
 
 # ---- what there is ----
@@ -43,7 +43,8 @@ def subject_tests(build, without_reseat):
     tests = []
     for subject in find_subjects(build):
         for mode in ["plain"] if without_reseat else subject.modes():
-            tests.append(Test(f"{subject.title}[{mode}]", lambda c, s=subject, m=mode: run_subject(c, s, m)))
+            tests.append(Test(f"{subject.title}[{mode}]", lambda c, s=subject, m=mode: run_subject(c, s, m),
+                              alone="alone" in subject.flags))
     return tests
 
 
@@ -86,7 +87,8 @@ def python_tests():
             for arguments in getattr(function, "arguments", [{}]):
                 inside = ",".join(str(value) for value in arguments.values())
                 title = f"{name}/{function_name.removeprefix('test_')}" + (f"[{inside}]" if inside else "")
-                tests.append(Test(title, lambda c, f=function, a=arguments: f(c, **a), seconds))
+                tests.append(Test(title, lambda c, f=function, a=arguments: f(c, **a), seconds,
+                                  getattr(function, "alone", False)))
     return tests
 
 
@@ -227,10 +229,10 @@ class Report:
 
 
 def run_all(tests, options, top, report):
-    waiting, running = list(tests), []
+    waiting, running = sorted(tests, key=lambda test: test.alone), []  # those that must be alone come last
     try:
         while waiting or running:
-            while waiting and len(running) < options.jobs:
+            while waiting and len(running) < (1 if waiting[0].alone else options.jobs):
                 running.append(Worker(waiting.pop(0), options.build, top, options.verbose))
             ready = select.select([worker.results for worker in running], [], [], 0.2)[0]
             for worker in list(running):

@@ -11,6 +11,7 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 
 static void put(int fd, uint64_t value)
@@ -251,12 +252,22 @@ static void expect_created(int fd, int watch_number, const char *name)
     MUST(unlink(name));
 }
 
+static void enter_directory_of_its_own(void)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, "directory-%d", getpid());
+    MUST(mkdir(name, 0700));
+    MUST(chdir(name));
+}
+
 static void directory_watch(void)
 {
-    int fd = MUST(inotify_init1(IN_NONBLOCK)), number = MUST(inotify_add_watch(fd, ".", IN_CREATE));
     char name[64];
 
     snprintf(name, sizeof name, "watched-%d", getpid());
+    enter_directory_of_its_own();
+    int fd = MUST(inotify_init1(IN_NONBLOCK)), number = MUST(inotify_add_watch(fd, ".", IN_CREATE));
     be_checkpointed();
     expect_created(fd, number, name);
     CHECK_EQUAL(inotify_add_watch(fd, ".", IN_CREATE), number);
@@ -274,6 +285,7 @@ static void event_that_waits(void)
     int fd = MUST(inotify_init1(IN_NONBLOCK));
     char name[64], buffer[512];
 
+    enter_directory_of_its_own();
     MUST(inotify_add_watch(fd, ".", IN_CREATE));
     snprintf(name, sizeof name, "created-%d", getpid());
     close(MUST(open(name, O_CREAT | O_WRONLY, 0600)));

@@ -307,6 +307,7 @@ static void lease(void)
     MUST(fcntl(fd, F_SETLEASE, F_UNLCK));
     close(MUST(open(name, O_WRONLY | O_NONBLOCK)));
     MUST(fcntl(fd, F_SETLEASE, F_RDLCK));
+    MUST(fcntl(fd, F_SETSIG, SIGRTMIN + 4)); /* which F_UNLCK has cleared */
 }
 
 static void told_of_input(void)

@@ -187,7 +187,7 @@ static void dispatch_while_blocked(void)
 const struct subject subjects[] = {
     {"refuses", refuses, .new_pid = true},
     {"kills", kills, .new_pid = true},
-    {"strict", strict},
+    {"strict", strict, .fails = "all: seccomp"},
     {"one-thread-only", one_thread_only, .refused = "all: filter"},
     {"all-threads", all_threads},
     {"dispatch", dispatch_to_the_program},

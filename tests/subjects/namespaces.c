@@ -201,7 +201,7 @@ const struct subject subjects[] = {
     {"its-own-users", its_own_users},
     {"pid", in_a_pid_namespace, .root = true, .below = true},
     {"pid-twice", threads_in_two_pid_namespaces, .root = true, .below = true},
-    {"pid-without-root", in_a_pid_namespace_without_root, .root = true, .below = true},
+    {"pid-without-root", in_a_pid_namespace_without_root, .root = true, .below = true, .alone = true},
     {"init", init_of_a_pid_namespace, .root = true, .below = true, .refused = "all: first process"},
     {"children-elsewhere", children_go_elsewhere, .root = true, .refused = "all: namespace"},
     {"control-group", control_group, make_control_group, .root = true},

@@ -257,7 +257,7 @@ const struct subject subjects[] = {
     {"daemon", daemon_that_leads_its_session},
     {"group-leader", leader_of_a_group},
     {"group-member", member_of_anothers_group, lead_a_group},
-    {"group-leader-with-member", leader_with_a_member, be_a_member},
+    {"group-leader-with-member", leader_with_a_member, be_a_member, .refused = "all: process group"},
     {"terminal", leader_with_terminal, SHARED_TERMINAL},
     {"job-in-foreground", job_in_the_foreground, SHARED_TERMINAL, .below = true},
     {"job-in-background", job_in_the_background, SHARED_TERMINAL, .below = true},

@@ -282,6 +282,7 @@ const struct subject subjects[] = {
     {"as-many-as-there-may-be", as_many_as_there_may_be},
     {"above-the-limit", above_the_limit},
     {"full-to-the-limit", full_to_the_limit},
-    {"coming-and-going", coming_and_going},
+    {"coming-and-going", coming_and_going,
+     .skip = "copy,keep: what is in a pipe just then is there only once"},
     {0},
 };

@@ -324,9 +324,10 @@ int receive_descriptor(void)
 static void list(void)
 {
     for (const struct subject *s = subjects; s->name; s++)
-        printf("%s\t%s%s%s%s%s\t%s\t%s\n", s->name, s->peer ? "peer " : "", s->new_pid ? "new-pid " : "",
-               s->root ? "root " : "", s->below ? "below " : "", s->stopped ? "stopped " : "",
-               s->skip ? s->skip : "", s->refused ? s->refused : "");
+        printf("%s\t%s%s%s%s%s%s\t%s\t%s\t%s\n", s->name, s->peer ? "peer " : "",
+               s->new_pid ? "new-pid " : "", s->root ? "root " : "", s->below ? "below " : "",
+               s->alone ? "alone " : "", s->stopped ? "stopped " : "", s->skip ? s->skip : "",
+               s->refused ? s->refused : "", s->fails ? s->fails : "");
 }
 
 static const struct subject *find(const char *name)

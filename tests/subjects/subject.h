@@ -44,9 +44,12 @@ struct subject {
     /* "MODE,MODE: words" — modes in which Reseat must refuse with status 3 and a sentence that has these
      * words, and must leave the process running as it was. The mode "all" stands for every one. */
     const char *refused;
+    /* The same for what cannot be checkpointed at all, or not just now: status 1. */
+    const char *fails;
     bool new_pid; /* is also put back under a fresh PID (a program that knows its PID cannot be) */
     bool root;    /* can be set up by root only */
     bool below;   /* has called become_child_of(): what is checkpointed is the last of its line */
+    bool alone;   /* is put back with the help of ns_last_pid, which others must not move meanwhile */
     bool stopped; /* the runner stops it (SIGSTOP) before and finds it stopped after */
 };
 extern const struct subject subjects[];

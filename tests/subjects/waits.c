@@ -576,7 +576,7 @@ const struct subject subjects[] = {
     {"semtimedop", semtimedop_, make_system_v},
     {"mq-limited", mq_limited},
     {"io_getevents-limited", io_getevents_limited, .refused = AIO_REFUSED},
-    {"poll", poll_, .new_pid = true},
+    {"poll", poll_, .new_pid = true, .skip = "beside: both wait for the same byte"},
     {"ppoll", ppoll_},
     {"epoll", epoll_},
     {"epoll_pwait", epoll_pwait_},
