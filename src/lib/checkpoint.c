@@ -7,6 +7,7 @@
 #include "lib-internal.h"
 
 #include "image/image.h"
+#include "object/object.h"
 #include "target/target.h"
 #include "twin/twin.h"
 
@@ -47,17 +48,21 @@ static int check_obstacles(pid_t pid, enum snapshot_form form,
                  : judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
 }
 
-/* The twin and the directory; behind it nothing can fail but the kill. */
+/* `shared`: what a copy will share with the target; NULL: the target will be killed, and the twin is an heir.
+ */
 static int make_twin(struct target *target, struct snapshot *snapshot, struct image_draft *draft,
-                     bool leave_running, struct target *ret_twin, struct reseat_error **ret_error)
+                     const struct shared_objects *shared, struct target *ret_twin,
+                     struct reseat_error **ret_error)
 {
     int r = target_stop(target, ret_error);
     if (r == 0)
         r = process_capture(target, snapshot, ret_error);
+    if (r == 0 && shared)
+        r = object_capture_shared(target->pid, shared, snapshot, ret_error);
     if (r == 0)
         r = target_map_scratch(target, twin_scratch_bytes(snapshot), ret_error);
     if (r == 0)
-        r = twin_make(target, snapshot, draft->path, !leave_running, ret_twin, ret_error);
+        r = twin_make(target, snapshot, draft->path, !shared, ret_twin, ret_error);
     return r;
 }
 
@@ -76,18 +81,19 @@ static int publish(struct target *twin, const struct snapshot *snapshot, struct 
 }
 
 static int checkpoint(struct target *target, struct snapshot *snapshot, struct image_draft *draft,
-                      bool leave_running, uint64_t *ret_pause_ns, struct reseat_error **ret_error)
+                      const struct shared_objects *shared, uint64_t *ret_pause_ns,
+                      struct reseat_error **ret_error)
 {
     _cleanup_(twin_discard) struct target twin = TARGET_NONE;
-    int r = make_twin(target, snapshot, draft, leave_running, &twin, ret_error);
+    int r = make_twin(target, snapshot, draft, shared, &twin, ret_error);
     uint64_t start_ns = target->stop_ns;
-    if (r == 0 && leave_running) {
+    if (r == 0 && shared) {
         target_release(target);
         *ret_pause_ns = now_ns() - start_ns;
     }
     if (r == 0)
         r = publish(&twin, snapshot, draft, ret_error);
-    if (r == 0 && !leave_running) {
+    if (r == 0 && !shared) {
         r = sys_pidfd_send_signal(target->pidfd, SIGKILL);
         *ret_pause_ns = now_ns() - start_ns;
         if (r < 0)
@@ -124,11 +130,15 @@ int reseat_checkpoint(pid_t pid, const char *dir, const struct reseat_checkpoint
     if (leave_running)
         snapshot.process.flags |= SNAPSHOT_LEFT_RUNNING;
 
+    _cleanup_(shared_objects_end) struct shared_objects shared = {0};
     _cleanup_(target_release) struct target target = TARGET_NONE;
     uint64_t pause_ns = 0;
-    r = target_seize(pid, &target, ret_error);
+    if (leave_running)
+        r = object_find_shared(pid, &shared, ret_error);
     if (r == 0)
-        r = checkpoint(&target, &snapshot, &draft, leave_running, &pause_ns, ret_error);
+        r = target_seize(pid, &target, ret_error);
+    if (r == 0)
+        r = checkpoint(&target, &snapshot, &draft, leave_running ? &shared : NULL, &pause_ns, ret_error);
     if (r < 0)
         return r;
     *ret_result = (struct reseat_checkpoint_result){

@@ -20,6 +20,14 @@
 
 /* ---- --keep ---- */
 
+/* What an heir had for itself, its copy will share with the process that is restored. */
+static int note_shared(struct target *twin, struct snapshot *kept, struct reseat_error **ret_error)
+{
+    _cleanup_(shared_objects_end) struct shared_objects shared = {0};
+    int r = object_find_shared(twin->pid, &shared, ret_error);
+    return r < 0 ? r : object_capture_shared(twin->pid, &shared, kept, ret_error);
+}
+
 /* Makes a copy of the twin that stays when the twin itself is used up; not yet noted in the directory. */
 static int keep_copy(struct target *twin, const char *dir, const struct reseat_restore_options *options,
                      struct snapshot *kept, struct target *ret_copy, struct reseat_error **ret_error)
@@ -35,6 +43,8 @@ static int keep_copy(struct target *twin, const char *dir, const struct reseat_r
             r = judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
         if (r == 0)
             r = process_survey_regions(twin->pid, kept, ret_error);
+        if (r == 0)
+            r = note_shared(twin, kept, ret_error);
         kept->process.form = SNAPSHOT_FORM_COPY;
     }
     return r < 0 ? r : twin_copy(twin, kept, ret_copy, ret_error);
@@ -163,6 +173,8 @@ static int restore(const char *dir, struct snapshot *snapshot, const struct rese
         r = keep_copy(&twin, dir, options, &kept, &copy, ret_error);
     if (r == 0)
         r = prepare(&twin, snapshot, options, &seed, &process, &free_ns, result, ret_error);
+    if (r == 0 && keep && snapshot->process.form == SNAPSHOT_FORM_HEIR)
+        r = object_capture_locks(process.pid, &kept, ret_error);
     if (r == 0)
         r = process_commit(&seed, snapshot, ret_error);
     if (r < 0)

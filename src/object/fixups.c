@@ -104,31 +104,103 @@ static bool is_signalfd(const struct fixups *fixups, int selector)
     return false;
 }
 
-static int note_interests(struct fixups *fixups, int epoll)
+/* ---- epoll ---- */
+
+static bool is_same_interest(const struct snapshot_interest *a, const struct snapshot_interest *b)
+{
+    return a->epoll_selector == b->epoll_selector && a->selector == b->selector;
+}
+
+/* What is to be done so that a set is again what it was: what is there now against what was noted. */
+static int compare_interests(struct fixups *fixups, const struct snapshot *now)
 {
     struct snapshot *snapshot = fixups->snapshot;
-    _cleanup_free_ char *info = NULL;
-    int r = read_info(fixups, epoll, &info);
-    if (r < 0)
-        return r;
-    char *position = info;
-    for (char *line; (line = strsep(&position, "\n"));) {
-        int selector;
-        unsigned events;
-        unsigned long long data;
-        if (sscanf(line, "tfd: %d events: %x data: %llx", &selector, &events, &data) != 3 ||
-            !is_signalfd(fixups, selector))
+    size_t noted_count = snapshot->interests_count;
+    for (size_t i = 0; i < noted_count; i++)
+        snapshot->interests[i].action = SNAPSHOT_INTEREST_ADD;
+    for (size_t i = 0; i < now->interests_count; i++) {
+        const struct snapshot_interest *is = &now->interests[i];
+        struct snapshot_interest *was = NULL;
+        for (size_t n = 0; n < noted_count && !was; n++) {
+            size_t guess = (i + n) % noted_count; /* usually nothing has changed, and the order is the same */
+            if (is_same_interest(&snapshot->interests[guess], is))
+                was = &snapshot->interests[guess];
+        }
+        if (was) {
+            bool is_unchanged = was->events == is->events && was->data == is->data;
+            was->action = is_unchanged ? 0 : SNAPSHOT_INTEREST_REMOVE | SNAPSHOT_INTEREST_ADD;
             continue;
+        }
         struct snapshot_interest *row = array_append(snapshot->interests, snapshot->interests_count);
         if (!row)
             return -ENOMEM;
-        *row = (struct snapshot_interest){.epoll_selector = (uint32_t)epoll,
-                                          .selector = (uint32_t)selector,
-                                          .events = events,
-                                          .is_signalfd = 1,
-                                          .data = data};
+        *row = *is;
+        /* An heir's sets are as they were: nobody could change them. */
+        row->action = snapshot->process.form == SNAPSHOT_FORM_COPY ? SNAPSHOT_INTEREST_REMOVE : 0;
     }
+    for (size_t i = 0; i < snapshot->interests_count; i++)
+        if (snapshot->interests[i].action != SNAPSHOT_INTEREST_REMOVE &&
+            is_signalfd(fixups, (int)snapshot->interests[i].selector))
+            snapshot->interests[i].action = SNAPSHOT_INTEREST_REMOVE | SNAPSHOT_INTEREST_ADD;
     return 0;
+}
+
+static int find_interest_fixups(struct fixups *fixups)
+{
+    bool is_copy = fixups->snapshot->process.form == SNAPSHOT_FORM_COPY;
+    if (!is_copy && !fixups->signalfds_count)
+        return 0;
+    _cleanup_(snapshot_free) struct snapshot now = {0};
+    for (size_t i = 0; i < fixups->epolls_count; i++) {
+        int r = object_add_interests(fixups->proc_fd, fixups->epolls[i], &now);
+        if (r < 0)
+            return r;
+    }
+    return compare_interests(fixups, &now);
+}
+
+/* ---- positions ---- */
+
+/* Whether a process other than the twin (and we) holds the object: to move its position would move it there,
+ * too. */
+static bool is_held_elsewhere(struct fixups *fixups, uint32_t selector)
+{
+    _cleanup_close_ int proc_fd = open("/proc", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    _cleanup_free_ int *pids = NULL;
+    size_t pid_count = 0;
+    if (proc_fd < 0 || proc_list_numbers(proc_fd, "", &pids, &pid_count) < 0)
+        return true;
+    for (size_t i = 0; i < pid_count; i++) {
+        char path[32];
+        _cleanup_free_ int *selectors = NULL;
+        size_t count;
+        snprintf(path, sizeof path, "%d/fd", pids[i]);
+        if (pids[i] == fixups->twin || pids[i] == getpid() ||
+            proc_list_numbers(proc_fd, path, &selectors, &count) < 0)
+            continue;
+        for (size_t s = 0; s < count; s++)
+            if (sys_kcmp(fixups->twin, pids[i], KCMP_FILE, selector, (unsigned long)selectors[s]) == 0)
+                return true;
+    }
+    return false;
+}
+
+/* Keeps only the rows that have something to put back and nobody to disturb. */
+static void find_position_fixups(struct fixups *fixups)
+{
+    struct snapshot *snapshot = fixups->snapshot;
+    _cleanup_close_ int pidfd = sys_pidfd_open(fixups->twin);
+    size_t kept = 0;
+    for (size_t i = 0; i < snapshot->positions_count; i++) {
+        struct snapshot_position *row = &snapshot->positions[i];
+        _cleanup_close_ int copy = sys_pidfd_getfd(pidfd, (int)row->selector);
+        if (copy < 0 ||
+            (lseek(copy, 0, SEEK_CUR) == row->offset && fcntl(copy, F_GETFL) == (int)row->status_flags) ||
+            is_held_elsewhere(fixups, row->selector))
+            continue;
+        snapshot->positions[kept++] = *row;
+    }
+    snapshot->positions_count = kept;
 }
 
 int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_error **ret_error)
@@ -136,13 +208,15 @@ int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_erro
     _cleanup_(
         fixups_end) struct fixups fixups = {.twin = twin, .proc_fd = proc_open(twin), .snapshot = snapshot};
     _cleanup_free_ int *selectors = NULL;
-    size_t count;
+    size_t count = 0;
     char own_prefix[32];
     snprintf(own_prefix, sizeof own_prefix, "/proc/%u", snapshot->process.pid);
     int r = fixups.proc_fd < 0 ? fixups.proc_fd : proc_list_numbers(fixups.proc_fd, "fd", &selectors, &count);
     for (size_t i = 0; r == 0 && i < count; i++)
         r = sort_selector(&fixups, selectors[i], own_prefix);
-    for (size_t i = 0; r == 0 && fixups.signalfds_count && i < fixups.epolls_count; i++)
-        r = note_interests(&fixups, fixups.epolls[i]);
+    if (r == 0)
+        r = find_interest_fixups(&fixups);
+    if (r == 0)
+        find_position_fixups(&fixups);
     return r < 0 ? error_errno(ret_error, r, "reading the capabilities of the twin %d", twin) : 0;
 }

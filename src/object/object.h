@@ -92,9 +92,30 @@ int object_table_add(struct object_table *table, struct native_pd *pd, struct re
  * closed since are removed. */
 int object_table_identify(struct object_table *table, struct reseat_error **ret_error);
 
-/* ---- fixups.c ---- */
+/* ---- shared.c: what a copy shares with a target that runs on ---- */
 
 struct snapshot;
+
+/* The selectors whose objects have a state that moves. */
+struct shared_objects {
+    int *files, *epolls;
+    size_t file_count, epoll_count;
+};
+
+/* Finds them, before the stop. */
+int object_find_shared(pid_t pid, struct shared_objects *ret_shared, struct reseat_error **ret_error);
+/* Notes their state (`positions`, `interests`) and the record locks of the process (`locks`), in the stop. */
+int object_capture_shared(pid_t pid, const struct shared_objects *shared, struct snapshot *snapshot,
+                          struct reseat_error **ret_error);
+void shared_objects_end(struct shared_objects *shared); /* cleanup function */
+/* The record locks alone, through the files in `positions`. The kernel names as their owner the process that took
+ * them, and shows them only while a process has that number. */
+int object_capture_locks(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error);
+/* Adds the interest set of one epoll instance to `interests`; `proc_fd`: of its process. */
+int object_add_interests(int proc_fd, int epoll, struct snapshot *snapshot);
+
+/* ---- fixups.c ---- */
+
 /* Adds to the snapshot what the capabilities of a sleeping twin need in the process that is restored from it
  * (`interests`, `reopens`), although the objects stay the same. */
 int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_error **ret_error);

@@ -245,25 +245,27 @@ static void add_owner(struct batch *batch, const struct snapshot *snapshot, cons
                  F_SETOWN_EX, scratch_copy(batch->program.scratch, &owner, sizeof owner));
 }
 
-/* An epoll set that holds a signalfd listens to the signals of the process that added it: it is added again.
- */
 static void add_interest(struct batch *batch, const struct snapshot_interest *row)
 {
-    if (!row->is_signalfd)
+    struct program *program = &batch->program;
+    if (!row->action)
         return;
     struct epoll_event event = {.events = row->events, .data.u64 = row->data};
-    uint64_t address = scratch_copy(batch->program.scratch, &event, sizeof event);
-    program_call(&batch->program, NULL, SYS_epoll_ctl, row->epoll_selector, EPOLL_CTL_DEL, row->selector,
-                 address);
-    program_call(&batch->program, "adding a signalfd to an epoll set again", SYS_epoll_ctl,
-                 row->epoll_selector, EPOLL_CTL_ADD, row->selector, address);
+    uint64_t address = scratch_copy(program->scratch, &event, sizeof event);
+    if (row->action & SNAPSHOT_INTEREST_REMOVE)
+        program_call(program, NULL, SYS_epoll_ctl, row->epoll_selector, EPOLL_CTL_DEL, row->selector,
+                     address);
+    if (row->action & SNAPSHOT_INTEREST_ADD)
+        program_call(program, "adding to an epoll set again", SYS_epoll_ctl, row->epoll_selector,
+                     EPOLL_CTL_ADD, row->selector, address);
 }
 
-/* Positions that the target that ran on has moved. */
 static void add_position(struct batch *batch, const struct snapshot_position *row)
 {
+    struct program *program = &batch->program;
     if (row->offset >= 0)
-        program_call(&batch->program, NULL, SYS_lseek, row->selector, (uint64_t)row->offset, SEEK_SET);
+        program_call(program, NULL, SYS_lseek, row->selector, (uint64_t)row->offset, SEEK_SET);
+    program_call(program, NULL, SYS_fcntl, row->selector, F_SETFL, row->status_flags);
 }
 
 static void add_lock(struct batch *batch, const struct snapshot_lock *row)

@@ -153,12 +153,17 @@ struct snapshot_position {
     int64_t offset; /* -1: cannot be positioned */
 };
 
-/* One entry of an epoll interest set. */
+enum snapshot_interest_action {
+    SNAPSHOT_INTEREST_REMOVE = 1 << 0,
+    SNAPSHOT_INTEREST_ADD    = 1 << 1,
+};
+
+/* One entry of an epoll interest set as it was (copy form), and what is to be done about it at a restore. */
 struct snapshot_interest {
     uint32_t epoll_selector;
     uint32_t selector;
     uint32_t events;
-    uint32_t is_signalfd; /* must be removed and added again in every restored process */
+    uint32_t action; /* found out at the restore; 0 in a file */
     uint64_t data;
 };
 
