@@ -14,6 +14,7 @@ over the same connections, and must not notice.
 
 import copy
 import os
+import re
 import shutil
 import signal
 import socket
@@ -127,11 +128,14 @@ class Driver:
 
     def checkpoint(self, *flags):
         """Returns the checkpoint's directory."""
+        # It has no command line while it is in execve(2).
+        self.context.until(lambda: read_text(f"/proc/{self.pid}/cmdline"), f"PID {self.pid} to be a program")
         if self.settles:
             self.context.until(self.is_settled, f"PID {self.pid} to have nothing to do")
         self.before = portrait(self.pid, self.steady, self.settles)
         directory = self.context.new_name("checkpoint")
-        self.context.reseat("checkpoint", self.pid, "--live", *flags, "-o", directory)
+        said = self.context.reseat("checkpoint", self.pid, "--live", *flags, "-o", directory).stdout
+        self.twin = int(re.search(r"twin (\d+)", said)[1])
         return directory
 
     def is_settled(self):
@@ -142,18 +146,31 @@ class Driver:
             stat = read_text(f"/proc/{self.pid}/stat").rpartition(")")[2].split()
             if stat[0] not in "ST" or portrait(self.pid, self.steady) != first:
                 return False
-        return bool(first["cmdline"])  # it has none while it is in execve(2)
+        return True
 
     def await_end(self):
         """The program has been killed: takes its end, so that its PID becomes free."""
         pid = self.pid
         self.context.until(lambda: not os.path.exists(f"/proc/{pid}"), f"the end of PID {pid}")
+        self.context.take_status(pid)
 
     def restore(self, directory, *flags):
         pid = self.context.restore(directory, *flags)
+        self.forget_twin()
         assert pid == self.pid, f"restore printed PID {pid}, not {self.pid}"
         self.compare()
         assert not os.path.exists(directory), "the twin is used up, but its directory is still there"
+
+    def drop(self, directory):
+        self.context.reseat("drop", directory)
+        self.forget_twin()
+        assert not os.path.exists(directory), "the twin was dropped, but its directory is still there"
+
+    def forget_twin(self):
+        """Its end must not be taken for that of another process that is given its PID."""
+        twin = self.twin
+        self.context.until(lambda: not os.path.exists(f"/proc/{twin}"), f"the end of the twin {twin}")
+        self.context.take_status(twin)
 
     def compare(self):
         now = portrait(self.pid, self.steady, self.settles)
@@ -213,8 +230,7 @@ def through_copy(context, driver):
     directory = driver.checkpoint("--leave-running")
     driver.compare()
     driver.drive()
-    context.reseat("drop", directory)
-    assert not os.path.exists(directory), "the twin was dropped, but its directory is still there"
+    driver.drop(directory)
     driver.drive()
 
 

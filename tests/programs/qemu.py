@@ -39,22 +39,22 @@ class Qemu(Driver):
         self.monitor = self.keep(connect(monitor))
         self.serial = self.keep(connect(serial))
         self.read_until(self.monitor, b"(qemu) ")
-        self.read_boot_messages()
-        self.expected = {"count": 1}
+        self.expected = {"count": self.wait_for_guest()}
 
-    def read_boot_messages(self):
-        """The guest runs as soon as it answers; the firmware does not, it drops what it receives."""
+    def wait_for_guest(self):
+        """It runs as soon as it answers (the firmware does not); returns the count of its last answer."""
         self.serial.settimeout(0.3)
-        for _ in range(50):
-            self.serial.sendall(b"?")
+        last = None
+        for _ in range(60):
+            if last is None:
+                self.serial.sendall(b"?")
             try:
-                if self.serial.recv(100)[-1:] == b"\x01":
-                    break
+                last = self.serial.recv(100)[-1]
             except TimeoutError:
-                pass
-        else:
-            raise AssertionError("the guest did not come up")
-        self.serial.settimeout(10)
+                if last is not None:
+                    self.serial.settimeout(10)
+                    return last
+        raise AssertionError("the guest did not come up")
 
     @staticmethod
     def read_until(connection, text):

@@ -173,7 +173,7 @@ def test_redis_under_load(context, form):
             directory = driver.checkpoint("--leave-running")
             time.sleep(0.1)
             driver.compare()
-            context.reseat("drop", directory)
+            driver.drop(directory)
         driver.drive()
         answers = [load.answers for load in loads]
         context.until(lambda: all(load.failure or load.answers > before for load, before in zip(loads, answers)),

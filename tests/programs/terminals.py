@@ -122,13 +122,16 @@ def foreground(pid):
 class Session:
     """One program in a pane, with what must be as before when it has ended."""
 
-    def __init__(self, context, command, name):
+    def __init__(self, context, command, name, ready=None):
+        """`ready`: what the program shows when it has started."""
         need(name)
         self.context = context
         self.tmux = Tmux(context)
         self.pane = self.tmux.new_pane("first")
         self.modes = self.pane.ask("stty -a")
         self.pane.type(f"clear; {command}", "Enter")
+        if ready:
+            self.pane.wait_for(ready)
         self.pid = self.pane.child(name)
 
     def checkpoint(self, *options):
@@ -345,9 +348,8 @@ def test_nano(context):
 
 def test_shell(context):
     """An interactive bash with job control of its own, inside the other one."""
-    session = Session(context, "env PS1='inner> ' bash --norc --noprofile -i", "bash")
+    session = Session(context, "env PS1='inner> ' bash --norc --noprofile -i", "bash", "^inner>")
     pane = session.pane
-    pane.wait_for("^inner>")
     pane.type("number=41; clear", "Enter")
     directory = session.checkpoint()
     pane.type("clear", "Enter")
