@@ -271,13 +271,11 @@ static void directory_watch(void)
     be_checkpointed();
     expect_created(fd, number, name);
     CHECK_EQUAL(inotify_add_watch(fd, ".", IN_CREATE), number);
-    CHECK_EQUAL(inotify_add_watch(fd, "/", IN_DELETE_SELF), number + 1);
-    MUST(inotify_rm_watch(fd, number + 1));
-    char rest[512];
-    (void)!read(fd, rest, sizeof rest); /* IN_IGNORED */
-    MUST(inotify_rm_watch(fd, number));
-    (void)!read(fd, rest, sizeof rest);
-    MUST(inotify_add_watch(fd, ".", IN_CREATE));
+    int another = inotify_add_watch(fd, "/", IN_DELETE_SELF);
+    CHECK(another > number);
+    MUST(inotify_rm_watch(fd, another));
+    char ignored[64];
+    CHECK(read(fd, ignored, sizeof ignored) > 0);
 }
 
 static void event_that_waits(void)
