@@ -3,7 +3,7 @@
 import os
 
 from programs.driving import WAYS, Driver, Line, need, take
-from reseat_test import Skip, each
+from reseat_test import Skip, alone, each
 
 
 class Memcached(Driver):
@@ -54,6 +54,7 @@ class AsRoot(Memcached):
             self.privileges = ("-u", "root")
 
 
+@alone  # it is the next PID that counts
 @each(way=WAYS)
 def test_memcached_own_user(context, way):
     take(context, OwnUser, way)

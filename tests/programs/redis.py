@@ -7,7 +7,7 @@ import threading
 import time
 
 from programs.driving import WAYS, Driver, connect, need, status_at_end, take
-from reseat_test import Skip, each
+from reseat_test import Skip, alone, each
 
 
 class Resp:
@@ -120,6 +120,7 @@ def test_redis(context, way):
     take(context, Redis, way)
 
 
+@alone  # it is the next PID that counts
 @each(way=WAYS)
 def test_redis_unprivileged(context, way):
     take(context, UnprivilegedRedis, way)
