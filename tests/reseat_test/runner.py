@@ -1,6 +1,7 @@
 """Collects all tests, runs each in a worker process of its own, reports.
 
-A worker is the parent and subreaper of everything that its test starts; we are the subreaper of the workers. So when a
+A worker is the parent and subreaper of everything that its test starts; we are the subreaper of the workers, each of
+which is in a PID namespace of its own where we may make one. So when a
 test hangs, its worker and all descendants can be found and ended by PID, and nothing that any test has started can be
 left unseen at the end.
 """
@@ -21,6 +22,7 @@ import traceback
 from pathlib import Path
 
 from . import context as context_module
+from . import isolation
 from .context import Context, Failure, Skip, process_descendants, process_name, process_state
 from .matrix import MODES, find_subjects, run_subject
 
@@ -135,7 +137,7 @@ def work(test, build, directory, verbose):
 
 
 class Worker:
-    def __init__(self, test, build, top, verbose):
+    def __init__(self, test, build, top, verbose, isolated):
         self.test = test
         self.directory = tempfile.mkdtemp(dir=top)
         os.chmod(self.directory, 0o755)  # some subjects drop root and still have to reach it
@@ -143,18 +145,22 @@ class Worker:
         self.results, writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            self.be_worker(build, writer, verbose)
+            self.be_worker(build, writer, verbose, isolated)
         os.close(writer)
 
-    def be_worker(self, build, writer, verbose):
+    def be_worker(self, build, writer, verbose, isolated):
         status = 1
         try:
             os.close(self.results)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if isolated:
+                isolation.enter()
             outcomes = work(self.test, build, self.directory, verbose)
             os.write(writer, json.dumps(outcomes).encode()[:60000] if len(json.dumps(outcomes)) < 60000 else json.dumps(
                 [(name, outcome, text[:2000]) for name, outcome, text in outcomes]).encode())
             status = 0
+        except Exception:
+            os.write(writer, json.dumps([(self.test.name, "failed", traceback.format_exc())]).encode())
         finally:
             os._exit(status)
 
@@ -233,7 +239,7 @@ def run_all(tests, options, top, report):
     try:
         while waiting or running:
             while waiting and len(running) < (1 if waiting[0].alone else options.jobs):
-                running.append(Worker(waiting.pop(0), options.build, top, options.verbose))
+                running.append(Worker(waiting.pop(0), options.build, top, options.verbose, options.isolated))
             ready = select.select([worker.results for worker in running], [], [], 0.2)[0]
             for worker in list(running):
                 if worker.results in ready:
@@ -278,6 +284,7 @@ def parse(arguments):
     parser.add_argument("--sabotage", choices=["fork", "stop"], help="with --without-reseat: a plain fork of the "
                         "subject goes on in its place, or it is stopped and continued by signals; a subject that still "
                         "passes checks nothing that these would not keep")
+    parser.add_argument("--together", action="store_true", help="do not give each test a PID namespace of its own")
     parser.add_argument("--list", action="store_true", help="only say what there is")
     return parser.parse_args(arguments)
 
@@ -296,6 +303,7 @@ def collect(options):
 def main(arguments):
     options = parse(arguments)
     options.build = os.path.abspath(options.build)
+    options.isolated = isolation.is_possible() and not options.together
     tests = collect(options)
     if options.list:
         print("\n".join(test.name for test in tests))
