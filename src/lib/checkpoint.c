@@ -51,18 +51,18 @@ static int check_obstacles(pid_t pid, enum snapshot_form form,
 /* `shared`: what a copy will share with the target; NULL: the target will be killed, and the twin is an heir.
  */
 static int make_twin(struct target *target, struct snapshot *snapshot, struct image_draft *draft,
-                     const struct shared_objects *shared, struct target *ret_twin,
+                     const struct shared_objects *shared, bool leave_running, struct target *ret_twin,
                      struct reseat_error **ret_error)
 {
     int r = target_stop(target, ret_error);
     if (r == 0)
         r = process_capture(target, snapshot, ret_error);
-    if (r == 0 && shared)
+    if (r == 0)
         r = object_capture_shared(target->pid, shared, snapshot, ret_error);
     if (r == 0)
         r = target_map_scratch(target, twin_scratch_bytes(snapshot), ret_error);
     if (r == 0)
-        r = twin_make(target, snapshot, draft->path, !shared, ret_twin, ret_error);
+        r = twin_make(target, snapshot, draft->path, !leave_running, ret_twin, ret_error);
     return r;
 }
 
@@ -81,19 +81,19 @@ static int publish(struct target *twin, const struct snapshot *snapshot, struct 
 }
 
 static int checkpoint(struct target *target, struct snapshot *snapshot, struct image_draft *draft,
-                      const struct shared_objects *shared, uint64_t *ret_pause_ns,
+                      const struct shared_objects *shared, bool leave_running, uint64_t *ret_pause_ns,
                       struct reseat_error **ret_error)
 {
     _cleanup_(twin_discard) struct target twin = TARGET_NONE;
-    int r = make_twin(target, snapshot, draft, shared, &twin, ret_error);
+    int r = make_twin(target, snapshot, draft, shared, leave_running, &twin, ret_error);
     uint64_t start_ns = target->stop_ns;
-    if (r == 0 && shared) {
+    if (r == 0 && leave_running) {
         target_release(target);
         *ret_pause_ns = now_ns() - start_ns;
     }
     if (r == 0)
         r = publish(&twin, snapshot, draft, ret_error);
-    if (r == 0 && !shared) {
+    if (r == 0 && !leave_running) {
         r = sys_pidfd_send_signal(target->pidfd, SIGKILL);
         *ret_pause_ns = now_ns() - start_ns;
         if (r < 0)
@@ -133,12 +133,12 @@ int reseat_checkpoint(pid_t pid, const char *dir, const struct reseat_checkpoint
     _cleanup_(shared_objects_end) struct shared_objects shared = {0};
     _cleanup_(target_release) struct target target = TARGET_NONE;
     uint64_t pause_ns = 0;
-    if (leave_running)
+    if (leave_running || object_has_locks(pid))
         r = object_find_shared(pid, &shared, ret_error);
     if (r == 0)
         r = target_seize(pid, &target, ret_error);
     if (r == 0)
-        r = checkpoint(&target, &snapshot, &draft, leave_running ? &shared : NULL, &pause_ns, ret_error);
+        r = checkpoint(&target, &snapshot, &draft, &shared, leave_running, &pause_ns, ret_error);
     if (r < 0)
         return r;
     *ret_result = (struct reseat_checkpoint_result){

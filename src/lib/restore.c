@@ -25,6 +25,8 @@ static int note_shared(struct target *twin, struct snapshot *kept, struct reseat
 {
     _cleanup_(shared_objects_end) struct shared_objects shared = {0};
     int r = object_find_shared(twin->pid, &shared, ret_error);
+    free(TAKE_PTR(kept->positions)); /* noted already, for its record locks */
+    kept->positions_count = 0;
     return r < 0 ? r : object_capture_shared(twin->pid, &shared, kept, ret_error);
 }
 
@@ -173,8 +175,6 @@ static int restore(const char *dir, struct snapshot *snapshot, const struct rese
         r = keep_copy(&twin, dir, options, &kept, &copy, ret_error);
     if (r == 0)
         r = prepare(&twin, snapshot, options, &seed, &process, &free_ns, result, ret_error);
-    if (r == 0 && keep && snapshot->process.form == SNAPSHOT_FORM_HEIR)
-        r = object_capture_locks(process.pid, &kept, ret_error);
     if (r == 0)
         r = process_commit(&seed, snapshot, ret_error);
     if (r < 0)

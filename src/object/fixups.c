@@ -63,6 +63,9 @@ static int note_reopen(struct fixups *fixups, int selector, const char *path)
     row.status_flags = (uint32_t)(flags & ~(uint64_t)(O_CLOEXEC | O_CREAT | O_EXCL | O_TRUNC));
     row.descriptor_flags = flags & O_CLOEXEC ? FD_CLOEXEC : 0;
     row.offset = (int64_t)status_number(info, "pos", 10);
+    for (size_t i = 0; i < fixups->snapshot->positions_count; i++)
+        if (fixups->snapshot->positions[i].selector == row.selector)
+            row.offset = fixups->snapshot->positions[i].offset; /* the target that ran on has moved it */
     row.alias_of = alias_of(fixups, row.selector);
     struct snapshot_reopen *place = array_append(fixups->snapshot->reopens, fixups->snapshot->reopens_count);
     if (!place)

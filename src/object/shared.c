@@ -136,12 +136,25 @@ static int add_lock(const char *line, const struct snapshot_position *file, pid_
     return 0;
 }
 
-int object_capture_locks(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
+bool object_has_locks(pid_t pid)
+{
+    _cleanup_free_ char *locks = NULL;
+    if (file_read(AT_FDCWD, "/proc/locks", &locks, NULL) < 0)
+        return false;
+    char *position = locks;
+    for (char *line; (line = strsep(&position, "\n"));) {
+        int owner;
+        if (sscanf(line, "%*d: POSIX %*s %*s %d", &owner) == 1 && owner == pid)
+            return true;
+    }
+    return false;
+}
+
+static int capture_locks(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     _cleanup_close_ int proc_fd = proc_open(pid);
-    _cleanup_free_ char *locks = NULL;
-    if (file_read(AT_FDCWD, "/proc/locks", &locks, NULL) == 0 && !strstr(locks, "POSIX"))
-        return 0; /* the usual case: nobody on the machine has one */
+    if (!object_has_locks(pid))
+        return 0;
     for (size_t i = 0; i < snapshot->positions_count; i++) {
         _cleanup_free_ char *info = NULL;
         int r = read_info(proc_fd, (int)snapshot->positions[i].selector, &info);
@@ -163,5 +176,5 @@ int object_capture_shared(pid_t pid, const struct shared_objects *shared, struct
         r = object_add_interests(proc_fd, shared->epolls[i], snapshot);
     if (r < 0)
         return error_errno(ret_error, r, "reading the state of the capabilities of process %d", pid);
-    return object_capture_locks(pid, snapshot, ret_error);
+    return capture_locks(pid, snapshot, ret_error);
 }

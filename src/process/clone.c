@@ -77,15 +77,23 @@ static int write_last_pid_inside(pid_t pid, uint32_t number)
     return -WEXITSTATUS(status);
 }
 
-int process_choose_next(pid_t pid, uint32_t number, struct reseat_error **ret_error)
+int process_choose_next(pid_t pid, const uint32_t *levels, size_t level_count,
+                        struct reseat_error **ret_error)
 {
-    int r = in_our_namespace(pid) ? write_last_pid(number) : write_last_pid_inside(pid, number);
+    /* Innermost first: the helpers that write there use up numbers of the outer ones. */
+    int r = 0;
+    if (!in_our_namespace(pid))
+        r = write_last_pid_inside(pid, levels[level_count - 1]);
+    if (r == 0 && level_count > 2)
+        r = -ENOTSUP;
+    if (r == 0)
+        r = write_last_pid(levels[0]);
     if (r < 0)
         return error_errno(
             ret_error, r,
             "choosing the number %u for a process that may not do so itself (writing "
             "/proc/sys/kernel/ns_last_pid); it takes CAP_CHECKPOINT_RESTORE or root, or restore with "
             "--new-pid",
-            number);
+            levels[0]);
     return 0;
 }

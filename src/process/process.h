@@ -112,9 +112,9 @@ int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct r
  * was. */
 int process_commit(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
 
-/* Makes `number` the next one that the kernel tries in the PID namespace of `pid` (ns_last_pid): the way to a
- * certain PID where the process that clones may not choose it. */
-int process_choose_next(pid_t pid, uint32_t number, struct reseat_error **ret_error);
+/* Makes `levels` (outermost PID namespace first, at most two) the numbers that the kernel tries next for a child of
+ * `pid` (ns_last_pid): the way to a certain PID where the process that clones may not choose it. */
+int process_choose_next(pid_t pid, const uint32_t *levels, size_t level_count, struct reseat_error **ret_error);
 /* clone_args (clone3(2)) on the scratch pages: its address. `levels`: set_tid, outermost first; NULL: any
  * number. */
 uint64_t process_clone_arguments(struct scratch *scratch, uint64_t flags, uint64_t stack, uint64_t tls,

@@ -134,13 +134,25 @@ static bool terminal_path(uint32_t device, char *path, size_t size)
     return true;
 }
 
-/* A session leader takes its controlling terminal back. The descriptor is used in passing, while nothing else
- * runs. */
+/* Whether the terminal is to be given back: to a session leader always (it had it), to a job only if the
+ * group that is in the foreground now has no members, so that nobody has taken it since. */
+static bool wants_terminal(const struct seed *seed, const struct snapshot_process *process)
+{
+    struct proc_stat now;
+    if (process->flags & SNAPSHOT_LEADS_SESSION)
+        return process->tty != 0;
+    return process->tty && (process->flags & SNAPSHOT_IN_FOREGROUND) &&
+           proc_stat_read(seed->process->proc_fd, &now) == 0 && (uint32_t)now.tty == process->tty &&
+           (now.foreground_group <= 0 || now.foreground_group == now.group || /* by number: it is the dead one */
+            (kill(-now.foreground_group, 0) < 0 && errno == ESRCH));
+}
+
+/* The descriptor is used in passing, while nothing else runs. */
 static int rebuild_terminal(struct seed *seed, const struct snapshot_process *process,
                             struct reseat_error **ret_error)
 {
     char path[32];
-    if (!process->tty || !terminal_path(process->tty, path, sizeof path))
+    if (!wants_terminal(seed, process) || !terminal_path(process->tty, path, sizeof path))
         return 0;
     struct scratch *scratch = &seed->process->scratch;
     _cleanup_(program_end) struct program opening = {0}, taking = {0};
@@ -150,16 +162,17 @@ static int rebuild_terminal(struct seed *seed, const struct snapshot_process *pr
     size_t open_call =
         program_call(&opening, "opening the controlling terminal", SYS_openat, (uint64_t)AT_FDCWD,
                      scratch_copy(scratch, path, strlen(path) + 1), O_RDWR | O_NOCTTY | O_CLOEXEC);
-    size_t pid_call = program_call(&opening, NULL, SYS_getpid, 0);
+    size_t group_call = program_call(&opening, NULL, SYS_getpgid, 0);
     r = program_run_batch(seed->process, &opening, ret_error);
     if (r < 0)
         return r;
     uint64_t fd = (uint64_t)program_result(&opening, open_call);
-    uint32_t group = (uint32_t)program_result(&opening, pid_call);
+    uint32_t group = (uint32_t)program_result(&opening, group_call);
     r = program_begin(&taking, scratch, 8, 0, ret_error);
     if (r < 0)
         return r;
-    program_call(&taking, "taking the controlling terminal", SYS_ioctl, fd, TIOCSCTTY, 0);
+    if (process->flags & SNAPSHOT_LEADS_SESSION)
+        program_call(&taking, "taking the controlling terminal", SYS_ioctl, fd, TIOCSCTTY, 0);
     if (process->flags & SNAPSHOT_IN_FOREGROUND)
         program_call(&taking, NULL, SYS_ioctl, fd, TIOCSPGRP, scratch_copy(scratch, &group, sizeof group));
     program_call(&taking, "closing the controlling terminal", SYS_close, fd);
@@ -181,9 +194,7 @@ static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, st
         program_call(&program, "being a child subreaper again", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
     rebuild_add_thread_setup(&program, &snapshot->threads[0], &snapshot->threads[0]);
     r = program_run_batch(seed->process, &program, ret_error);
-    if (r == 0 && (process->flags & SNAPSHOT_LEADS_SESSION))
-        r = rebuild_terminal(seed, process, ret_error);
-    return r;
+    return r < 0 ? r : rebuild_terminal(seed, process, ret_error);
 }
 
 /* ---- memory and capabilities: only what a twin does not hand on ---- */
@@ -329,7 +340,8 @@ static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
         add_interest(&batch, &snapshot->interests[i]);
     for (size_t i = 0; r == 0 && i < snapshot->positions_count; i++, r = batch_make_room(&batch, ret_error))
         add_position(&batch, &snapshot->positions[i]);
-    for (size_t i = 0; r == 0 && i < snapshot->locks_count; i++, r = batch_make_room(&batch, ret_error))
+    bool has_locks = snapshot->process.form == SNAPSHOT_FORM_HEIR; /* with the table */
+    for (size_t i = 0; r == 0 && !has_locks && i < snapshot->locks_count; i++, r = batch_make_room(&batch, ret_error))
         add_lock(&batch, &snapshot->locks[i]);
     if (r == 0)
         r = batch_run(&batch, ret_error);

@@ -11,10 +11,13 @@
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #define THREAD_CALLS         (1 + REBUILD_SETUP_CALLS + 2 + REBUILD_RETURN_CALLS)
 #define THREAD_START_WAIT_NS 2000000000U
 #define RACE_ATTEMPTS        100
+#define NUMBER_WAIT_NS       2000000000U
+#define RETRY_NS             500000
 #define THREAD_FLAGS                                                                                         \
     (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS)
 
@@ -70,9 +73,10 @@ static int plan_thread(struct seed *seed, const struct snapshot *snapshot, size_
     return 0;
 }
 
-/* Has the leader clone the planned threads [first, end); notes their numbers. */
-static int clone_threads(struct seed *seed, const struct snapshot *snapshot, const struct thread_plan *plans,
-                         size_t first, size_t end, struct reseat_error **ret_error)
+/* Has the leader clone the planned threads [first, end), as many as it can; notes their numbers. Returns how
+ * many, and through ret_failure why it stopped there (0: it did not). */
+static int64_t clone_some(struct seed *seed, const struct thread_plan *plans, size_t first, size_t end,
+                          int *ret_failure, struct reseat_error **ret_error)
 {
     struct target *process = seed->process;
     _cleanup_(program_end) struct program program = {0};
@@ -82,18 +86,38 @@ static int clone_threads(struct seed *seed, const struct snapshot *snapshot, con
     for (size_t i = first; i < end; i++)
         program_call(&program, "cloning a thread under its number", SYS_clone3, plans[i].arguments_address,
                      sizeof(struct clone_args));
-    program_report(&program, process->report_signal, 0, 0);
-    r = program_run(seed->process, &program, ret_error);
-    if (r < 0) {
-        for (size_t i = first; i < end; i++)
-            if (program_result(&program, i - first) < 0)
-                return error_prefix(ret_error, r, "thread %u", snapshot->threads[i].tid);
-        return r;
-    }
-    for (size_t i = first; i < end; i++)
+    r = program_run_batch(process, &program, NULL);
+    int64_t count = 0;
+    for (size_t i = first; i < end && program_result(&program, i - first) > 0; i++, count++)
         seed->ns_tids[i] = (uint32_t)program_result(&program, i - first);
-    process->scratch.used = process->scratch.first;
-    return 0;
+    *ret_failure = r;
+    return count;
+}
+
+/* Right after the end of a process the numbers of its threads stay taken for a moment, and seen by nobody. */
+static int clone_threads(struct seed *seed, const struct snapshot *snapshot, const struct thread_plan *plans,
+                         size_t first, size_t end, struct reseat_error **ret_error)
+{
+    uint64_t deadline_ns = now_ns() + NUMBER_WAIT_NS;
+    for (;;) {
+        int failure = 0;
+        int64_t count = clone_some(seed, plans, first, end, &failure, ret_error);
+        if (count < 0)
+            return (int)count;
+        first += (size_t)count;
+        if (first == end && failure == 0)
+            return 0;
+        uint32_t tid = snapshot->threads[first < end ? first : end - 1].tid;
+        if (failure == -EEXIST && now_ns() >= deadline_ns)
+            return error_set(ret_error, failure,
+                             "the number of thread %u is taken by another process or thread; end "
+                             "that, or restore with --new-pid",
+                             tid);
+        if (failure != -EEXIST)
+            return error_errno(ret_error, failure, "cloning thread %u of process %u", tid,
+                               snapshot->process.pid);
+        nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
+    }
 }
 
 /* Threads that were traced from birth stand in their first stop: they go on with their programs. */
@@ -170,7 +194,8 @@ static int race_for_thread(struct seed *seed, const struct snapshot *snapshot, s
             r = target_flush_scratch(seed->process, ret_error);
         scratch_begin_part(scratch);
         if (r == 0)
-            r = process_choose_next(seed->process->pid, wanted, ret_error);
+            r = process_choose_next(seed->process->pid, snapshot->threads[index].ns_tids,
+                                    snapshot->process.ns_level_count, ret_error);
         if (r == 0)
             r = clone_threads(seed, snapshot, plan - index, index, index + 1, ret_error);
         if (r < 0 || seed->ns_tids[index] == wanted)

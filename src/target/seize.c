@@ -189,7 +189,10 @@ int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret
     target.report_signal = choose_report_signal(status);
     target.trace_options = PTRACE_O_TRACESYSGOOD | filter_options(status);
 
-    r = seize_new_threads(&target, ret_error);
+    r = seize_thread(&target, pid,
+                     ret_error); /* the leader is the first, even if others have lower numbers */
+    if (r >= 0)
+        r = seize_new_threads(&target, ret_error);
     if (r < 0)
         return r;
     if (!target.thread_count || target.threads[0].tid != pid)

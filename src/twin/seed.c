@@ -193,14 +193,14 @@ static int race_for_seed(struct target *twin, const struct snapshot *snapshot, s
                          struct reseat_error **ret_error)
 {
     const struct snapshot_process *process = &snapshot->process;
-    uint32_t wanted = process->ns_pids[process->ns_level_count - 1];
     for (int attempt = 0; attempt < RACE_ATTEMPTS; attempt++) {
-        if (process_choose_next(twin->pid, wanted, NULL) < 0)
+        if (process_choose_next(twin->pid, process->ns_pids, process->ns_level_count, NULL) < 0)
             return report_clone(-EPERM, process, ret_error);
         int64_t r = clone_seed(twin, snapshot, false, SEED_FLAGS, ret_process, ret_error);
         if (r < 0)
             return report_clone(r, process, ret_error);
-        if (ret_process->pid == (pid_t)process->pid)
+        if (ret_process->pid == (pid_t)process->pid &&
+            ret_process->ns_pid == (pid_t)process->ns_pids[process->ns_level_count - 1])
             return 0;
         twin_discard(ret_process);
     }
