@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import shutil
 
 from programs.driving import SOURCES, Driver, Line, need, read_text, status_at_end
@@ -35,8 +36,9 @@ class Counting(Driver):
 
     def start(self):
         self.run(self.argv())
-        self.context.until(lambda: "\n" in read_text(self.output), "the port that the program prints", 15)
-        self.address = ("127.0.0.1", int(read_text(self.output).split()[0]))
+        port = self.context.until(lambda: re.search(r"^(\d+)$", read_text(self.output), re.MULTILINE),
+                                  "the port that the program prints", 15)
+        self.address = ("127.0.0.1", int(port[1]))
         self.lines = [self.another() for _ in range(2)]
         self.expected = {"sums": [0, 0], "total": 0}
 

@@ -52,7 +52,8 @@ class Redis(Driver):
 
     def start(self):
         self.address = ("127.0.0.1", self.context.free_port())
-        os.chmod(self.context.directory, 0o755)
+        os.mkdir(self.context.path("writable"))
+        os.chmod(self.context.path("writable"), 0o777)
         self.run([*self.argv(), "--port", self.address[1], "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                   "--daemonize", "no", "--unixsocket", self.socket_path()], cwd="/")
         # The socket exists from listen on; over TCP we know when the server is ready.
@@ -68,8 +69,8 @@ class Redis(Driver):
         self.begin()
 
     def socket_path(self):
-        """Where redis may write, whoever it is. Not in our directory, which is another user's."""
-        return f"/tmp/reseat-redis-{os.getpid()}.socket"
+        """Where redis may write, whoever it is."""
+        return self.context.path("writable/socket")
 
     def begin(self):
         """What is left open until the next drive(): a transaction and a client that waits."""
