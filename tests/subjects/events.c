@@ -3,6 +3,7 @@
 #include "subject.h"
 
 #include <linux/aio_abi.h>
+#include <linux/perf_event.h>
 #include <linux/userfaultfd.h>
 #include <mqueue.h>
 #include <poll.h>
@@ -311,6 +312,25 @@ static void pidfd_of_itself(void)
     CHECK_EQUAL(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0), 0);
 }
 
+/* ---- a performance counter: of the process that ends ---- */
+
+static void performance_counter(void)
+{
+    struct perf_event_attr what = {.type = PERF_TYPE_SOFTWARE,
+                                   .size = sizeof what,
+                                   .config = PERF_COUNT_SW_TASK_CLOCK,
+                                   .exclude_kernel = 1};
+    int fd = (int)syscall(SYS_perf_event_open, &what, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+
+    if (fd < 0)
+        skip("this kernel has no performance events for us");
+    be_checkpointed();
+    uint64_t before = get(fd);
+    for (uint64_t end = time_ns(CLOCK_MONOTONIC) + 20000000; time_ns(CLOCK_MONOTONIC) < end;)
+        ;
+    CHECK(get(fd) > before);
+}
+
 /* ---- userfaultfd: bound to the address space ---- */
 
 static void missing_pages_are_filled_in(void)
@@ -428,6 +448,7 @@ const struct subject subjects[] = {
      .skip = "copy,keep: the one event is taken by whoever reads first"},
     {"pidfd", pidfd_of_another},
     {"pidfd-of-itself", pidfd_of_itself, .refused = "all: pidfd"},
+    {"performance-counter", performance_counter, .refused = "all: perf_event"},
     {"userfaultfd", missing_pages_are_filled_in, .refused = "copy,run-on,keep: userfaultfd"},
     {"aio", asynchronous_io, .refused = "copy,run-on,keep: asynchronous I/O"},
     {"message-queue", message_queue},

@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -435,6 +436,18 @@ static void memory_barriers(void)
     CHECK_EQUAL(syscall(SYS_membarrier, SYNC_CORE, 0, 0), 0);
 }
 
+static void processor_affinity(void)
+{
+    cpu_set_t wanted, found;
+
+    CPU_ZERO(&wanted);
+    CPU_SET(0, &wanted);
+    MUST(sched_setaffinity(0, sizeof wanted, &wanted));
+    be_checkpointed();
+    MUST(sched_getaffinity(0, sizeof found, &found));
+    CHECK(CPU_EQUAL(&found, &wanted));
+}
+
 /* ---- family: refused, because who waits for a child would wait for nobody ---- */
 
 static void has_a_child(void)
@@ -461,6 +474,46 @@ static void has_a_dead_child(void)
     be_checkpointed();
     CHECK_EQUAL(waitpid(child, &status, 0), child);
     CHECK_EQUAL(WEXITSTATUS(status), 33);
+}
+
+/* ---- ptrace(2): a process has one tracer, and who traces is one ---- */
+
+static void traces_another(void)
+{
+    pid_t other = (pid_t)receive_number();
+
+    MUST(ptrace(PTRACE_SEIZE, other, 0, 0));
+    be_checkpointed();
+    CHECK(strtol(value_in("/proc/self/status", "Pid"), NULL, 10) == getpid());
+    MUST(ptrace(PTRACE_INTERRUPT, other, 0, 0));
+    CHECK_EQUAL(waitpid(other, NULL, __WALL), other);
+    MUST(ptrace(PTRACE_DETACH, other, 0, 0));
+}
+
+static void be_traced(void)
+{
+    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY); /* for kernels with Yama */
+    send_number(getpid());
+    sleep_ms(3600000);
+}
+
+static void traced_by_another(void)
+{
+    send_number(getpid());
+    receive_number();
+    be_checkpointed();
+    CHECK(strtol(value_in("/proc/self/status", "TracerPid"), NULL, 10) > 0);
+}
+
+static void trace(void)
+{
+    pid_t other = (pid_t)receive_number();
+
+    MUST(ptrace(PTRACE_SEIZE, other, 0, 0));
+    send_number(0);
+    while (waitpid(other, NULL, __WALL) == other && kill(other, 0) == 0)
+        MUST(ptrace(PTRACE_CONT, other, 0, 0) == 0 || errno == ESRCH ? 0 : -1);
+    sleep_ms(3600000);
 }
 
 const struct subject subjects[] = {
@@ -494,6 +547,9 @@ const struct subject subjects[] = {
     {"io-priority", input_output_priority},
     {"io-flusher", input_output_flusher},
     {"memory-barriers", memory_barriers, .new_pid = true},
+    {"affinity", processor_affinity, .new_pid = true},
+    {"traces-another", traces_another, be_traced, .refused = "all: is tracing"},
+    {"traced-by-another", traced_by_another, trace, .fails = "all: traced"},
     {"child", has_a_child, .refused = "all: child"},
     {"dead-child", has_a_dead_child, .refused = "all: child"},
     {0},

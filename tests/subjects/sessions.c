@@ -174,6 +174,30 @@ static void leader_with_terminal(void)
     talk_through_terminal();
 }
 
+/* Both halves are inside, with something on its way in each direction. */
+static void both_ends(void)
+{
+    int master = MUST(posix_openpt(O_RDWR | O_NOCTTY)), number;
+    char found[16] = "";
+
+    CHECK(grantpt(master) == 0 && unlockpt(master) == 0);
+    terminal = MUST(open(ptsname(master), O_RDWR | O_NOCTTY));
+    make_odd();
+    MUST(ioctl(master, TIOCGPTN, &number));
+    CHECK_EQUAL(write(master, "typed", 5), 5);
+    CHECK_EQUAL(write(terminal, "shown", 5), 5);
+    be_checkpointed();
+    int after;
+    MUST(ioctl(master, TIOCGPTN, &after));
+    CHECK_EQUAL(after, number);
+    CHECK_EQUAL(read(terminal, found, 5), 5);
+    CHECK_TEXT(found, "typed");
+    CHECK_EQUAL(read(master, found, 5), 5);
+    CHECK_TEXT(found, "shown");
+    CHECK_EQUAL(write(master, "typed", 5), 5);
+    CHECK_EQUAL(write(terminal, "shown", 5), 5);
+}
+
 /* ---- a job of a shell ---- */
 
 static void be_a_shell(void)
@@ -259,6 +283,7 @@ const struct subject subjects[] = {
     {"group-member", member_of_anothers_group, lead_a_group},
     {"group-leader-with-member", leader_with_a_member, be_a_member, .refused = "all: process group"},
     {"terminal", leader_with_terminal, SHARED_TERMINAL},
+    {"both-ends", both_ends, .new_pid = true, .skip = "beside: both would take the same input"},
     {"job-in-foreground", job_in_the_foreground, SHARED_TERMINAL, .below = true},
     {"job-in-background", job_in_the_background, SHARED_TERMINAL, .below = true},
     {"group-without-leader", group_without_leader, .below = true},

@@ -165,25 +165,37 @@ static void without_standard_ones(void)
     CHECK_EQUAL(dup(STDOUT_FILENO), STDERR_FILENO);
 }
 
-/* Both ends of everything that has two, and the same file opened in several ways. */
+/* One of each kind, with flags of all sorts. */
 static void kinds(void)
 {
     int ends[2];
 
-    MUST(open("/dev/null", O_RDONLY)), MUST(open("/dev/zero", O_RDWR | O_NONBLOCK)),
-        MUST(open("/dev/urandom", O_RDONLY));
-    MUST(open("/dev/full", O_WRONLY | O_APPEND)), MUST(open(".", O_DIRECTORY)), MUST(open("/", O_PATH));
-    MUST(open("/proc/self/exe", O_RDONLY | O_NOATIME)), MUST(open("/etc/passwd", O_PATH | O_NOFOLLOW));
-    MUST(pipe2(ends, O_DIRECT | O_NONBLOCK)), MUST(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends));
-    MUST(socket(AF_INET, SOCK_DGRAM, 0)), MUST(socket(AF_NETLINK, SOCK_RAW, 0));
-    MUST(eventfd(3, 0)), MUST(timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK)),
-        MUST(epoll_create1(EPOLL_CLOEXEC));
-    MUST(memfd_create("kinds", MFD_CLOEXEC)), MUST(posix_openpt(O_RDWR | O_NOCTTY));
-    MUST(syscall(SYS_pidfd_open, getppid(), 0));
-    MUST(open("/proc/1/status", O_RDONLY)), MUST(open("/proc/self/ns/net", O_RDONLY));
+    MUST(pipe2(ends, O_DIRECT | O_NONBLOCK));
+    MUST(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends));
+    const long opened[] = {
+        MUST(open("/dev/null", O_RDONLY)),
+        MUST(open("/dev/zero", O_RDWR | O_NONBLOCK)),
+        MUST(open("/dev/urandom", O_RDONLY)),
+        MUST(open("/dev/full", O_WRONLY | O_APPEND)),
+        MUST(open(".", O_DIRECTORY)),
+        MUST(open("/", O_PATH)),
+        MUST(open("/etc/passwd", O_PATH | O_NOFOLLOW)),
+        MUST(open("/proc/self/exe", O_RDONLY | O_NOATIME)),
+        MUST(open("/proc/self/ns/net", O_RDONLY)),
+        MUST(open("/proc/1/status", O_RDONLY)),
+        MUST(socket(AF_INET, SOCK_DGRAM, 0)),
+        MUST(socket(AF_NETLINK, SOCK_RAW, 0)),
+        MUST(eventfd(3, 0)),
+        MUST(timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK)),
+        MUST(epoll_create1(EPOLL_CLOEXEC)),
+        MUST(memfd_create("kinds", MFD_CLOEXEC)),
+        MUST(posix_openpt(O_RDWR | O_NOCTTY)),
+        MUST(syscall(SYS_pidfd_open, getppid(), 0)),
+    };
     struct picture before = take_picture();
     be_checkpointed();
     check_picture(before);
+    CHECK_EQUAL(before.count, 4 + 4 + (int)(sizeof opened / sizeof *opened));
 }
 
 static void as_many_as_there_may_be(void)

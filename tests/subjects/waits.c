@@ -179,7 +179,7 @@ static void check_returned(long result, int error, long expected)
     static void name(void)                                                                                   \
     {                                                                                                        \
         set_up();                                                                                            \
-        prepare;                                                                                             \
+        (void)(prepare);                                                                                     \
         run_timed(name##_thread, system_call);                                                               \
     }
 
@@ -193,12 +193,12 @@ static void check_returned(long result, int error, long expected)
     }                                                                                                        \
     static void name##_wake(void)                                                                            \
     {                                                                                                        \
-        wake;                                                                                                \
+        (void)(wake);                                                                                        \
     }                                                                                                        \
     static void name(void)                                                                                   \
     {                                                                                                        \
         set_up();                                                                                            \
-        prepare;                                                                                             \
+        (void)(prepare);                                                                                     \
         run_woken(name##_thread, system_call, name##_wake);                                                  \
     }
 
