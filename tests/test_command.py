@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import time
@@ -203,8 +204,10 @@ def test_interrupted_while_it_waits(context, number):
         # Whoever runs the tests may have it ignored (a background job of a shell), which reseat respects.
         heard = ["env", f"--default-signal={number.name[3:]}"]
         pid = context.spawn([*heard, context.command, "restore", directory, "--wait", "60"], stderr=errors)
-        time.sleep(0.3)
-        assert os.path.exists(f"/proc/{pid}"), "it does not wait"
+        caught = 1 << (number - 1)
+        context.until(lambda: int(re.search(r"SigCgt:\s*(\w+)", open(f"/proc/{pid}/status").read())[1], 16) & caught,
+                      "it to catch the signal")
+        time.sleep(random.random() / 10)  # at any moment from then on
         os.kill(pid, number)
         context.until(lambda: context.reap() or not os.path.exists(f"/proc/{pid}"), "it to end")
         assert context.take_status(pid) == 130

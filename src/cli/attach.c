@@ -177,12 +177,13 @@ static void follow_foreground(struct attachment *attachment)
 
 /* What was on the screen is gone, and the terminal's size may be another. A program that catches SIGTSTP is
  * one that cleans up the screen before it stops and paints it again when it continues: make it do so. Others
- * just see the size. */
+ * just see the size. One that was stopped when it was checkpointed is continued, as by `fg`; that also undoes
+ * a stop not yet in effect. */
 static void repaint(struct attachment *attachment)
 {
-    if (is_stopped(attachment->pid)) { /* as it was when it was checkpointed; fg continues it */
-        continue_group(attachment);
-    } else if (catches_signal(attachment->pid, SIGTSTP)) {
+    bool was_stopped = is_stopped(attachment->pid);
+    continue_group(attachment);
+    if (!was_stopped && catches_signal(attachment->pid, SIGTSTP)) {
         send_signal(attachment, SIGTSTP);
         wait_for_stop(attachment, repaint_wait_ms);
         tcsetattr(attachment->terminal, TCSADRAIN, &attachment->theirs);
@@ -288,8 +289,9 @@ static void collect_signals(struct attachment *attachment)
         sigaddset(&attachment->signals, SIGTSTP);
     sigprocmask(SIG_BLOCK, &attachment->signals, NULL);
     attachment->signal_fd = signalfd(-1, &attachment->signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (signals_pending()) /* it came after the last moment at which the restore could have been given up */
-        send_signal(attachment, signals_pending());
+    int number = signals_take(); /* after the last moment at which the restore could have been given up */
+    if (number)
+        send_signal(attachment, number);
 }
 
 int attach_wait(struct attachment *attachment, pid_t pid, int pidfd)

@@ -133,6 +133,8 @@ bool output_flush(void);
 void signals_install(void);
 /* The last signal of those that has come; 0: none. */
 int signals_pending(void);
+/* The same, and the end of interrupting: the signal is dealt with. */
+int signals_take(void);
 
 /* ---- attach.c: a process on our terminal ---- */
 
