@@ -3,8 +3,9 @@
  * process, side by side with a floor that the same process or the same machine sets in the same round, so
  * that the ratios hold on a machine that is busy with something else.
  *
- * usage: bench --command build/reseat --target build/bench/bench-target [--rounds N]. Ends with 0 when
- * everything was measured, whether the bars were met or not. */
+ * usage: bench --command build/reseat --target build/bench/bench-target [--rounds N] [--largest MEBIBYTES]
+ * [--only heir|copy|writes|commands|listing]. Ends with 0 when everything was measured, whether the bars were
+ * met or not. */
 #include "reseat.h"
 #include "rig.h"
 #include "table.h"
@@ -12,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +34,8 @@ extern char **environ;
 
 struct bench {
     const char *command, *target;
-    unsigned rounds;
+    const char *only; /* NULL: all parts */
+    unsigned rounds, largest;
     char work[64]; /* a directory of our own */
     char dir[80];  /* the checkpoint in it */
     struct table table;
@@ -67,7 +70,7 @@ static const char *describe_shape(const struct shape *shape, char *text, size_t 
 static void expect_done(int r, const char *what, struct reseat_error *error)
 {
     if (r < 0)
-        rig_fail("%s: %s", what, reseat_error_message(error));
+        rig_fail("%s: %s", what, error ? reseat_error_message(error) : strerror(-r));
 }
 
 static struct reseat_checkpoint_result take_checkpoint(struct bench *bench, struct rig *rig, unsigned flags)
@@ -122,18 +125,30 @@ static uint64_t run_command(char *const argv[])
 
 typedef void (*shape_fn)(struct bench *bench, const struct shape *shape);
 
+static bool can_measure(const struct bench *bench, const struct shape *shape)
+{
+    if (shape->mebibytes > bench->largest)
+        return false;
+    if (has_memory_for(shape))
+        return true;
+    printf("\nNot measured: %u MiB, for which this machine has too little free memory.\n\n",
+           shape->mebibytes);
+    return false;
+}
+
 static void for_all_shapes(struct bench *bench, shape_fn measure)
 {
-    for (size_t s = 0; s < COUNT_OF(sizes); s++)
+    for (size_t s = 0; s < COUNT_OF(sizes); s++) {
+        struct shape shape = {.mebibytes = sizes[s], .is_mixed = true};
+        if (!can_measure(bench, &shape))
+            continue;
         for (size_t c = 0; c < COUNT_OF(capability_counts); c++)
             for (size_t t = 0; t < COUNT_OF(thread_counts); t++) {
-                struct shape shape = {sizes[s], capability_counts[c], thread_counts[t], true};
-                if (has_memory_for(&shape))
-                    measure(bench, &shape);
-                else
-                    printf("| %u MiB: not measured, this machine has too little free memory |\n",
-                           shape.mebibytes);
+                shape.capabilities = capability_counts[c];
+                shape.threads = thread_counts[t];
+                measure(bench, &shape);
             }
+    }
 }
 
 /* ---- row 1: killing, and restoring from the heir ---- */
@@ -194,6 +209,8 @@ static void measure_writes(struct bench *bench, unsigned mebibytes)
     static struct samples before, after_heir, after_fork, after_copy;
     before.count = after_heir.count = after_fork.count = after_copy.count = 0;
     struct shape shape = {mebibytes, 10, 1, true};
+    if (!can_measure(bench, &shape))
+        return;
     struct rig rig = rig_start(bench->target, &shape);
     rig_ask(&rig, BENCH_WRITE);
     for (unsigned round = 0; round < bench->rounds; round++) {
@@ -329,20 +346,51 @@ static void print_machine(const struct bench *bench)
     printf(".\nMedians of %u rounds, with the 10th and the 90th percentile.\n", bench->rounds);
 }
 
-static void measure_all(struct bench *bench)
+static void measure_all_heirs(struct bench *bench)
 {
     table_begin("Checkpoint that kills, restore from the heir", "a plain fork() by the same process");
     for_all_shapes(bench, measure_heir);
+}
+
+static void measure_all_copies(struct bench *bench)
+{
     table_begin("Pause of --leave-running", "a plain fork() by the same process");
     for_all_shapes(bench, measure_copy);
+}
+
+static void measure_all_writes(struct bench *bench)
+{
     table_begin("First pass of writes over all memory", "the same pass before");
     for (size_t s = 0; s < COUNT_OF(sizes); s++)
         measure_writes(bench, sizes[s]);
+}
+
+static void measure_all_commands(struct bench *bench)
+{
     table_begin("Wall time of the commands, small process", "the command with --version");
     measure_commands(bench);
+}
+
+static void measure_all_listings(struct bench *bench)
+{
     table_begin("Listing with names and identities", "one readlinkat(2) in /proc/PID/fd");
     measure_listing(bench, true, 20);
     measure_listing(bench, false, 45);
+}
+
+static const struct part {
+    const char *name;
+    void (*measure)(struct bench *bench);
+} parts[] = {
+    {"heir", measure_all_heirs},        {"copy", measure_all_copies},      {"writes", measure_all_writes},
+    {"commands", measure_all_commands}, {"listing", measure_all_listings},
+};
+
+static void measure_all(struct bench *bench)
+{
+    for (size_t i = 0; i < COUNT_OF(parts); i++)
+        if (!bench->only || strcmp(bench->only, parts[i].name) == 0)
+            parts[i].measure(bench);
     printf("\n%zu of %zu bars were met; ", bench->table.met, bench->table.bars);
     print_load("at the end");
     printf(".\n");
@@ -351,10 +399,9 @@ static void measure_all(struct bench *bench)
 static bool read_arguments(int argc, char **argv, struct bench *bench)
 {
     static const struct option options[] = {
-        {"command", required_argument, NULL, 'c'},
-        {"target", required_argument, NULL, 't'},
-        {"rounds", required_argument, NULL, 'r'},
-        {0},
+        {"command", required_argument, NULL, 'c'}, {"target", required_argument, NULL, 't'},
+        {"rounds", required_argument, NULL, 'r'},  {"largest", required_argument, NULL, 'l'},
+        {"only", required_argument, NULL, 'o'},    {0},
     };
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (option == 'c')
@@ -363,16 +410,23 @@ static bool read_arguments(int argc, char **argv, struct bench *bench)
             bench->target = optarg;
         else if (option == 'r')
             bench->rounds = (unsigned)strtoul(optarg, NULL, 10);
+        else if (option == 'l')
+            bench->largest = (unsigned)strtoul(optarg, NULL, 10);
+        else if (option == 'o')
+            bench->only = optarg;
         else
             return false;
     }
-    return optind == argc && bench->command && bench->target && bench->rounds > 0 &&
+    bool is_known = !bench->only;
+    for (size_t i = 0; bench->only && i < COUNT_OF(parts); i++)
+        is_known = is_known || strcmp(bench->only, parts[i].name) == 0;
+    return is_known && optind == argc && bench->command && bench->target && bench->rounds > 0 &&
            bench->rounds <= SAMPLES_MAX;
 }
 
 int main(int argc, char **argv)
 {
-    struct bench bench = {.rounds = ROUNDS_USUAL, .work = "/tmp/reseat-bench-XXXXXX"};
+    struct bench bench = {.rounds = ROUNDS_USUAL, .largest = UINT_MAX, .work = "/tmp/reseat-bench-XXXXXX"};
     if (!read_arguments(argc, argv, &bench)) {
         fprintf(stderr,
                 "usage: bench --command build/reseat --target build/bench/bench-target [--rounds N]\n");
