@@ -245,6 +245,7 @@ def test_vim_on_another_terminal(context, how):
         other.restore(directory, *slots)
     else:
         other.type("clear; stty raw -echo; exec sleep 1000", "Enter")
+        context.until(lambda: read_text(f"/proc/{other.shell}/comm") == "sleep\n", "nobody to read from the terminal")
         context.restore(directory, *" ".join(slots).split())
         os.kill(session.pid, signal.SIGWINCH)  # nobody told it that it is on a terminal of another size
     other.wait_for("first line\nsecond line\nsecond line\n~")
@@ -351,6 +352,9 @@ def test_shell(context):
     session = Session(context, "env PS1='inner> ' bash --norc --noprofile -i", "bash", "^inner>")
     pane = session.pane
     pane.type("number=41; clear", "Enter")
+    pane.wait_for(r"\Ainner>\Z")
+    children = f"/proc/{session.pid}/task/{session.pid}/children"  # one that has not been waited for would be lost
+    context.until(lambda: not read_text(children), "it to have waited for clear")
     directory = session.checkpoint()
     pane.type("clear", "Enter")
     pane.restore(directory)
