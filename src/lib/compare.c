@@ -24,10 +24,19 @@ static int list_selectors(pid_t pid, struct selectors *ret_selectors, struct res
     return r < 0 ? error_errno(ret_error, r, "listing the capabilities of process %d", pid) : 0;
 }
 
-static bool is_ignored(int selector, const struct reseat_slot *ignored, size_t count)
+static bool is_replaced(const struct exceptions *exceptions, int selector)
 {
-    for (size_t i = 0; i < count; i++)
-        if (ignored[i].selector == (unsigned)selector)
+    for (size_t i = 0; i < exceptions->slot_count; i++)
+        if (exceptions->slots[i].selector == (unsigned)selector)
+            return true;
+    return false;
+}
+
+/* The file of the restored process in the place of that of the dead one: the same as far as it can be. */
+static bool is_reopened(const struct exceptions *exceptions, int selector)
+{
+    for (size_t i = 0; i < exceptions->snapshot->reopens_count; i++)
+        if (exceptions->snapshot->reopens[i].selector == (unsigned)selector)
             return true;
     return false;
 }
@@ -43,8 +52,7 @@ static int add_difference(struct comparison *comparison, int selector, const cha
 
 /* Walks both ascending lists side by side. */
 static int compare_lists(pid_t process, pid_t twin, const struct selectors *now, const struct selectors *then,
-                         const struct reseat_slot *ignored, size_t ignored_count,
-                         struct comparison *comparison)
+                         const struct exceptions *exceptions, struct comparison *comparison)
 {
     bool share_table = sys_kcmp(process, twin, KCMP_FILES, 0, 0) == 0;
     size_t a = 0, b = 0;
@@ -54,14 +62,14 @@ static int compare_lists(pid_t process, pid_t twin, const struct selectors *now,
         int selector = here < there ? here : there, r = 0;
         a += here == selector;
         b += there == selector;
-        if (is_ignored(selector, ignored, ignored_count))
+        if (is_replaced(exceptions, selector))
             continue;
         comparison->slots++;
         if (here < there)
             r = add_difference(comparison, selector, "in use now, but not when it was checkpointed");
         else if (there < here)
             r = add_difference(comparison, selector, "unused now");
-        else if (share_table ||
+        else if (share_table || is_reopened(exceptions, selector) ||
                  sys_kcmp(process, twin, KCMP_FILE, (unsigned long)selector, (unsigned long)selector) == 0)
             comparison->same++;
         else
@@ -72,7 +80,7 @@ static int compare_lists(pid_t process, pid_t twin, const struct selectors *now,
     return 0;
 }
 
-int compare_slots(pid_t process, pid_t twin, const struct reseat_slot *ignored, size_t ignored_count,
+int compare_slots(pid_t process, pid_t twin, const struct exceptions *exceptions,
                   struct comparison *ret_comparison, struct reseat_error **ret_error)
 {
     _cleanup_(selectors_end) struct selectors now = {0}, then = {0};
@@ -82,7 +90,7 @@ int compare_slots(pid_t process, pid_t twin, const struct reseat_slot *ignored, 
         r = list_selectors(twin, &then, ret_error);
     if (r < 0)
         return r;
-    r = compare_lists(process, twin, &now, &then, ignored, ignored_count, &comparison);
+    r = compare_lists(process, twin, &now, &then, exceptions, &comparison);
     if (r < 0)
         return error_errno(ret_error, r, "comparing the capabilities of process %d", process);
     *ret_comparison = comparison;

@@ -14,12 +14,20 @@ int judge_obstacles(const struct obstacles *obstacles, enum reseat_allow allow, 
 /* Reads a checkpoint whose twin is alive, and checks that whoever made the file may speak for the twin. */
 int open_checkpoint(const char *dir, struct snapshot *ret_snapshot, struct reseat_error **ret_error);
 
-/* Compares the selectors of two processes; `ignored` are left out. */
+/* Selectors that cannot hold the same object: those that were given another one, and descriptors on /proc
+ * files of the process itself (snapshot->reopens). */
+struct exceptions {
+    const struct reseat_slot *slots;
+    size_t slot_count;
+    const struct snapshot *snapshot;
+};
+
+/* Compares the selectors of two processes. */
 struct comparison {
     unsigned slots, same;
     struct reseat_difference *differences;
     size_t difference_count;
 };
-int compare_slots(pid_t process, pid_t twin, const struct reseat_slot *ignored, size_t ignored_count,
+int compare_slots(pid_t process, pid_t twin, const struct exceptions *exceptions,
                   struct comparison *ret_comparison, struct reseat_error **ret_error);
 void comparison_end(struct comparison *comparison);

@@ -98,13 +98,29 @@ static int install_slots(struct target *process, const struct reseat_restore_opt
     return r;
 }
 
+/* With other objects at some slots the process gets a table of its own, so that the twin keeps what it has
+ * until the end; but the owner of record locks is the table. */
+static int check_slots(const struct snapshot *snapshot, const struct reseat_restore_options *options,
+                       struct reseat_error **ret_error)
+{
+    _cleanup_(obstacles_free) struct obstacles obstacles = {0};
+    if (options->slot_count && snapshot->process.form == SNAPSHOT_FORM_HEIR && snapshot->locks_count)
+        obstacles_add(&obstacles, SEVERITY_LOST, (int)snapshot->locks[0].selector,
+                      "the record locks (fcntl F_SETLK) of process %u, for example on the file at selector "
+                      "%u, are let go "
+                      "of by a restore with --slot",
+                      snapshot->process.pid, snapshot->locks[0].selector);
+    return judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
+}
+
 /* The proof, before it runs: every selector holds what the twin holds. */
-static int prove(struct target *process, struct target *twin, const struct reseat_restore_options *options,
-                 struct reseat_restore_result *result, struct reseat_error **ret_error)
+static int prove(struct target *process, struct target *twin, const struct snapshot *snapshot,
+                 const struct reseat_restore_options *options, struct reseat_restore_result *result,
+                 struct reseat_error **ret_error)
 {
     _cleanup_(comparison_end) struct comparison comparison = {0};
-    int r =
-        compare_slots(process->pid, twin->pid, options->slots, options->slot_count, &comparison, ret_error);
+    struct exceptions exceptions = {options->slots, options->slot_count, snapshot};
+    int r = compare_slots(process->pid, twin->pid, &exceptions, &comparison, ret_error);
     if (r < 0)
         return r;
     if (comparison.same != comparison.slots)
@@ -124,14 +140,19 @@ static int prepare(struct target *twin, struct snapshot *snapshot,
                    uint64_t *ret_free_ns, struct reseat_restore_result *result,
                    struct reseat_error **ret_error)
 {
-    int r = object_find_fixups(twin->pid, snapshot, ret_error);
+    int r = check_slots(snapshot, options, ret_error);
+    if (r == 0)
+        r = object_find_fixups(twin->pid, snapshot, ret_error);
     if (r == 0)
         r = twin_seed(twin, snapshot, options->flags & RESEAT_NEW_PID, options->wait_ns, seed, process,
                       ret_free_ns, ret_error);
+    seed->own_table = options->slot_count > 0;
     if (r == 0)
         r = process_rebuild(seed, snapshot, ret_error);
+    if (seed->must_race)
+        process_reset_last_number(seed->last_number);
     if (r == 0)
-        r = prove(process, twin, options, result, ret_error);
+        r = prove(process, twin, snapshot, options, result, ret_error);
     if (r == 0)
         r = install_slots(process, options, ret_error);
     return r;

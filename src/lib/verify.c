@@ -2,6 +2,7 @@
 #include "lib-internal.h"
 
 #include "image/image.h"
+#include "object/object.h"
 #include "twin/twin.h"
 
 #include <errno.h>
@@ -50,11 +51,15 @@ int reseat_verify(const char *dir, pid_t pid, struct reseat_verification **ret_v
     r = proc_stat_of(pid, &stat);
     if (r < 0 || stat.state == 'Z')
         return error_set(ret_error, -ESRCH, "%s: process %d does not run", dir, pid);
+    r = object_find_fixups((pid_t)snapshot.process.twin, &snapshot, ret_error);
+    if (r < 0)
+        return r;
     struct reseat_verification *verification = calloc(1, sizeof *verification);
     if (!verification)
         return error_errno(ret_error, -ENOMEM, "verifying process %d", pid);
     struct comparison comparison;
-    r = compare_slots(pid, (pid_t)snapshot.process.twin, NULL, 0, &comparison, ret_error);
+    struct exceptions exceptions = {.snapshot = &snapshot};
+    r = compare_slots(pid, (pid_t)snapshot.process.twin, &exceptions, &comparison, ret_error);
     if (r < 0) {
         free(verification);
         return r;

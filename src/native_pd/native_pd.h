@@ -38,9 +38,10 @@ int native_pd_request(struct native_pd *pd, selector_t selector, native_cap_t *r
 int native_pd_compare(struct native_pd *a, selector_t selector_a, struct native_pd *b, selector_t selector_b,
                       int *ret_order, struct reseat_error **ret_error);
 
-/* install: puts our capability at `selector` of a PD that is stopped in our hands, with scratch pages. What was there
- * is replaced; `close_on_exec` belongs to the slot. No other selector is touched, and numbers that are used in passing
- * are free again afterwards. io_uring's descriptors cannot be sent (-EINVAL). Rests on unix(7) SCM_RIGHTS, dup3(2). */
+/* install: puts our capability at `selector` of a PD that is stopped in our hands, with scratch pages. What
+ * was there is replaced; `close_on_exec` belongs to the slot. No other selector is touched, and numbers that
+ * are used in passing are free again afterwards. io_uring's descriptors cannot be sent (-EINVAL). Rests on
+ * unix(7) SCM_RIGHTS, dup3(2). */
 struct target;
-int native_pd_install_stopped(struct target *target, native_cap_t cap, selector_t selector, bool close_on_exec,
-                              struct reseat_error **ret_error);
+int native_pd_install_stopped(struct target *target, native_cap_t cap, selector_t selector,
+                              bool close_on_exec, struct reseat_error **ret_error);

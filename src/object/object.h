@@ -108,8 +108,8 @@ int object_find_shared(pid_t pid, struct shared_objects *ret_shared, struct rese
 int object_capture_shared(pid_t pid, const struct shared_objects *shared, struct snapshot *snapshot,
                           struct reseat_error **ret_error);
 void shared_objects_end(struct shared_objects *shared); /* cleanup function */
-/* Whether the process holds a record lock (fcntl(2) F_SETLK). An heir holds them without a gap, but nobody can see
- * them any more, so that they are noted for a copy of it that may be made later. */
+/* Whether the process holds a record lock (fcntl(2) F_SETLK). An heir holds them without a gap, but nobody
+ * can see them any more, so that they are noted for a copy of it that may be made later. */
 bool object_has_locks(pid_t pid);
 /* Adds the interest set of one epoll instance to `interests`; `proc_fd`: of its process. */
 int object_add_interests(int proc_fd, int epoll, struct snapshot *snapshot);

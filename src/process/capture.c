@@ -290,6 +290,10 @@ void process_read_probe(const struct program *program, const struct process_prob
             (uint64_t)itimers[i].it_interval.tv_sec * 1000000U + (uint64_t)itimers[i].it_interval.tv_usec;
         process->itimers[i].value_us =
             (uint64_t)itimers[i].it_value.tv_sec * 1000000U + (uint64_t)itimers[i].it_value.tv_usec;
+        /* A real timer that has fired starts again only when its signal is taken; the signal is pending
+         * still. */
+        if (!process->itimers[i].value_us)
+            process->itimers[i].value_us = process->itimers[i].interval_us;
     }
     const struct itimerspec *timers = scratch_mirror(scratch, probe->timers_address);
     for (size_t i = 0; i < snapshot->timers_count; i++) {

@@ -97,3 +97,48 @@ int process_choose_next(pid_t pid, const uint32_t *levels, size_t level_count,
             levels[0]);
     return 0;
 }
+
+uint32_t process_last_number(void)
+{
+    _cleanup_free_ char *text = NULL;
+    return file_read(AT_FDCWD, "/proc/sys/kernel/ns_last_pid", &text, NULL) < 0
+               ? 0
+               : (uint32_t)strtoul(text, NULL, 10);
+}
+
+void process_reset_last_number(uint32_t number)
+{
+    if (number)
+        write_last_pid(number + 1);
+}
+
+int process_report_taken(pid_t number, struct reseat_error **ret_error)
+{
+    _cleanup_close_ int proc_fd = proc_open(number);
+    _cleanup_free_ char *status = NULL;
+    if (proc_fd < 0 || file_read(proc_fd, "status", &status, NULL) < 0)
+        return error_set(
+            ret_error, -EEXIST,
+            "the number %d is still taken, as that of a process group or session that has members; end "
+            "those, or restore with --new-pid",
+            number);
+    struct proc_stat stat = {.comm = "?"}, parent = {.comm = "?"};
+    pid_t process = (pid_t)status_number(status, "Tgid", 10);
+    proc_stat_of(process, &stat);
+    proc_stat_of(stat.parent, &parent);
+    if (process != number)
+        return error_set(
+            ret_error, -EEXIST,
+            "the number %d is taken by a thread of process %d '%s'; end that, or restore with --new-pid",
+            number, process, stat.comm);
+    if (stat.state == 'Z')
+        return error_set(
+            ret_error, -EEXIST,
+            "PID %d is still taken by the dead process '%s', which its parent %d '%s' has not collected "
+            "yet; wait longer with --wait, or restore with --new-pid",
+            number, stat.comm, stat.parent, parent.comm);
+    return error_set(
+        ret_error, -EEXIST,
+        "PID %d is taken by the process '%s' (started by %d '%s'); end it, or restore with --new-pid", number,
+        stat.comm, stat.parent, parent.comm);
+}

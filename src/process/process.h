@@ -93,11 +93,16 @@ struct seed {
     uint32_t ns_maker;  /* the process that it was cloned from and replaces, killed by the commit; 0: none */
     bool shares_memory; /* with the process of the snapshot: locked regions are still locked */
     bool has_new_numbers; /* another PID than in the snapshot, and other TIDs */
+    bool own_table;       /* its table is not to stay its maker's: something else will be put at some slots */
     bool must_race;       /* it may not choose numbers itself: process_choose_next() does */
     bool is_filtered; /* threads must be traced from birth, or their seccomp filter could not be suspended */
 
+    uint64_t deadline_ns; /* until when a number that is taken is waited for */
+    uint32_t last_number; /* must_race: what the next number was counted from before */
+
     /* Kept between rebuild and commit. */
-    uint32_t *ns_tids; /* of each thread of the snapshot, in the innermost namespace */
+    uint64_t passing_address; /* a word that its maker sees: 1 + a selector that is used in passing, or 0 */
+    uint32_t *ns_tids;        /* of each thread of the snapshot, in the innermost namespace */
     uint64_t gate_address;
     uint64_t *stops; /* the stack pointer at each thread's last report */
 };
@@ -112,9 +117,16 @@ int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct r
  * was. */
 int process_commit(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
 
-/* Makes `levels` (outermost PID namespace first, at most two) the numbers that the kernel tries next for a child of
- * `pid` (ns_last_pid): the way to a certain PID where the process that clones may not choose it. */
-int process_choose_next(pid_t pid, const uint32_t *levels, size_t level_count, struct reseat_error **ret_error);
+/* Makes `levels` (outermost PID namespace first, at most two) the numbers that the kernel tries next for a
+ * child of `pid` (ns_last_pid): the way to a certain PID where the process that clones may not choose it. */
+int process_choose_next(pid_t pid, const uint32_t *levels, size_t level_count,
+                        struct reseat_error **ret_error);
+/* What the kernel gave last in our PID namespace, 0 if that cannot be read; and its putting back, so that new
+ * processes do not run into the numbers that we have just used. */
+uint32_t process_last_number(void);
+void process_reset_last_number(uint32_t number);
+/* Says who has a number that is not free. Returns -EEXIST. */
+int process_report_taken(pid_t number, struct reseat_error **ret_error);
 /* clone_args (clone3(2)) on the scratch pages: its address. `levels`: set_tid, outermost first; NULL: any
  * number. */
 uint64_t process_clone_arguments(struct scratch *scratch, uint64_t flags, uint64_t stack, uint64_t tls,

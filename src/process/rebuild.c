@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -118,6 +119,31 @@ void rebuild_add_thread_setup(struct program *program, const struct snapshot_thr
         program_add(program, "setting the second thread pointer", number, arguments);
 }
 
+/* The next descriptor that is opened in the half-made process will be in passing. Its table is also its
+ * maker's: the number, which is known because nobody else uses the table, is noted beforehand, in case we are
+ * killed before it is closed again. */
+static int note_passing(struct seed *seed, struct reseat_error **ret_error)
+{
+    _cleanup_free_ int *selectors = NULL;
+    size_t count;
+    int r = proc_list_numbers(seed->process->proc_fd, "fd", &selectors, &count);
+    uint64_t lowest = 0;
+    for (size_t i = 0; r >= 0 && i < count && selectors[i] == (int)lowest; i++)
+        lowest++;
+    if (r >= 0) {
+        lowest++;
+        r = target_write(seed->process, seed->passing_address, &lowest, sizeof lowest);
+    }
+    return r < 0 ? error_errno(ret_error, r, "looking for a free selector of process %d", seed->process->pid)
+                 : 0;
+}
+
+static int clear_passing(struct seed *seed)
+{
+    static const uint64_t nothing;
+    return target_write(seed->process, seed->passing_address, &nothing, sizeof nothing);
+}
+
 /* ---- the family: session, group, terminal ---- */
 
 static bool terminal_path(uint32_t device, char *path, size_t size)
@@ -143,7 +169,8 @@ static bool wants_terminal(const struct seed *seed, const struct snapshot_proces
         return process->tty != 0;
     return process->tty && (process->flags & SNAPSHOT_IN_FOREGROUND) &&
            proc_stat_read(seed->process->proc_fd, &now) == 0 && (uint32_t)now.tty == process->tty &&
-           (now.foreground_group <= 0 || now.foreground_group == now.group || /* by number: it is the dead one */
+           (now.foreground_group <= 0 ||
+            now.foreground_group == now.group || /* by number: it is the dead one */
             (kill(-now.foreground_group, 0) < 0 && errno == ESRCH));
 }
 
@@ -163,7 +190,9 @@ static int rebuild_terminal(struct seed *seed, const struct snapshot_process *pr
         program_call(&opening, "opening the controlling terminal", SYS_openat, (uint64_t)AT_FDCWD,
                      scratch_copy(scratch, path, strlen(path) + 1), O_RDWR | O_NOCTTY | O_CLOEXEC);
     size_t group_call = program_call(&opening, NULL, SYS_getpgid, 0);
-    r = program_run_batch(seed->process, &opening, ret_error);
+    r = note_passing(seed, ret_error);
+    if (r == 0)
+        r = program_run_batch(seed->process, &opening, ret_error);
     if (r < 0)
         return r;
     uint64_t fd = (uint64_t)program_result(&opening, open_call);
@@ -176,7 +205,8 @@ static int rebuild_terminal(struct seed *seed, const struct snapshot_process *pr
     if (process->flags & SNAPSHOT_IN_FOREGROUND)
         program_call(&taking, NULL, SYS_ioctl, fd, TIOCSPGRP, scratch_copy(scratch, &group, sizeof group));
     program_call(&taking, "closing the controlling terminal", SYS_close, fd);
-    return program_run_batch(seed->process, &taking, ret_error);
+    r = program_run_batch(seed->process, &taking, ret_error);
+    return r < 0 ? r : clear_passing(seed);
 }
 
 static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)
@@ -186,6 +216,8 @@ static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, st
     int r = program_begin(&program, &seed->process->scratch, 2 * FAMILY_CALLS, 0, ret_error);
     if (r < 0)
         return r;
+    if (seed->own_table)
+        program_call(&program, "taking a table of its own", SYS_unshare, CLONE_FILES);
     if (process->flags & SNAPSHOT_LEADS_SESSION)
         program_call(&program, "leading a session again", SYS_setsid, 0);
     else if (process->flags & SNAPSHOT_LEADS_GROUP)
@@ -306,7 +338,9 @@ static int rebuild_reopen(struct seed *seed, const struct snapshot *snapshot,
         size_t open_call = program_call(&program, "opening a file of its own under /proc again", SYS_openat,
                                         (uint64_t)AT_FDCWD, scratch_copy(scratch, path, strlen(path) + 1),
                                         row->status_flags | O_CLOEXEC);
-        r = program_run_batch(seed->process, &program, ret_error);
+        r = note_passing(seed, ret_error);
+        if (r == 0)
+            r = program_run_batch(seed->process, &program, ret_error);
         if (r < 0)
             return r;
         fd = (uint64_t)program_result(&program, open_call);
@@ -320,7 +354,8 @@ static int rebuild_reopen(struct seed *seed, const struct snapshot *snapshot,
                  row->selector, row->descriptor_flags & FD_CLOEXEC ? O_CLOEXEC : 0);
     if (row->alias_of == row->selector)
         program_call(&moving, NULL, SYS_close, fd);
-    return program_run_batch(seed->process, &moving, ret_error);
+    r = program_run_batch(seed->process, &moving, ret_error);
+    return r < 0 ? r : clear_passing(seed);
 }
 
 static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
@@ -341,7 +376,8 @@ static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
     for (size_t i = 0; r == 0 && i < snapshot->positions_count; i++, r = batch_make_room(&batch, ret_error))
         add_position(&batch, &snapshot->positions[i]);
     bool has_locks = snapshot->process.form == SNAPSHOT_FORM_HEIR; /* with the table */
-    for (size_t i = 0; r == 0 && !has_locks && i < snapshot->locks_count; i++, r = batch_make_room(&batch, ret_error))
+    for (size_t i = 0; r == 0 && !has_locks && i < snapshot->locks_count;
+         i++, r = batch_make_room(&batch, ret_error))
         add_lock(&batch, &snapshot->locks[i]);
     if (r == 0)
         r = batch_run(&batch, ret_error);

@@ -15,8 +15,6 @@
 
 #define THREAD_CALLS         (1 + REBUILD_SETUP_CALLS + 2 + REBUILD_RETURN_CALLS)
 #define THREAD_START_WAIT_NS 2000000000U
-#define RACE_ATTEMPTS        100
-#define NUMBER_WAIT_NS       2000000000U
 #define RETRY_NS             500000
 #define THREAD_FLAGS                                                                                         \
     (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS)
@@ -98,7 +96,6 @@ static int64_t clone_some(struct seed *seed, const struct thread_plan *plans, si
 static int clone_threads(struct seed *seed, const struct snapshot *snapshot, const struct thread_plan *plans,
                          size_t first, size_t end, struct reseat_error **ret_error)
 {
-    uint64_t deadline_ns = now_ns() + NUMBER_WAIT_NS;
     for (;;) {
         int failure = 0;
         int64_t count = clone_some(seed, plans, first, end, &failure, ret_error);
@@ -108,11 +105,8 @@ static int clone_threads(struct seed *seed, const struct snapshot *snapshot, con
         if (first == end && failure == 0)
             return 0;
         uint32_t tid = snapshot->threads[first < end ? first : end - 1].tid;
-        if (failure == -EEXIST && now_ns() >= deadline_ns)
-            return error_set(ret_error, failure,
-                             "the number of thread %u is taken by another process or thread; end "
-                             "that, or restore with --new-pid",
-                             tid);
+        if (failure == -EEXIST && now_ns() >= seed->deadline_ns)
+            return process_report_taken((pid_t)tid, ret_error);
         if (failure != -EEXIST)
             return error_errno(ret_error, failure, "cloning thread %u of process %u", tid,
                                snapshot->process.pid);
@@ -187,7 +181,7 @@ static int race_for_thread(struct seed *seed, const struct snapshot *snapshot, s
     uint32_t wanted = snapshot->threads[index].ns_tids[snapshot->process.ns_level_count - 1];
     scratch_begin_part(scratch);
     size_t start = scratch->used;
-    for (int attempt = 0; attempt < RACE_ATTEMPTS; attempt++) {
+    do {
         scratch->first = scratch->used = start; /* a thread that was discarded needs its program no more */
         int r = plan_thread(seed, snapshot, index, plan, ret_error);
         if (r == 0)
@@ -203,9 +197,8 @@ static int race_for_thread(struct seed *seed, const struct snapshot *snapshot, s
         r = discard_thread(seed, (pid_t)seed->ns_tids[index], ret_error);
         if (r < 0)
             return r;
-    }
-    return error_set(ret_error, -EAGAIN, "thread %u: its number is taken again and again; try again",
-                     snapshot->threads[index].tid);
+    } while (now_ns() < seed->deadline_ns);
+    return process_report_taken((pid_t)snapshot->threads[index].tid, ret_error);
 }
 
 static int plan_and_clone_all(struct seed *seed, const struct snapshot *snapshot, struct thread_plan *plans,

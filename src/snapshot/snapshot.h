@@ -12,10 +12,10 @@
 #include <stdint.h>
 
 #define SNAPSHOT_VERSION        1
-#define SNAPSHOT_NS_LEVELS      8    /* PID namespaces within each other; the kernel allows 32 */
+#define SNAPSHOT_NS_LEVELS      8   /* PID namespaces within each other; the kernel allows 32 */
 #define SNAPSHOT_AFFINITY_BYTES 128 /* 1,024 processors */
-#define SNAPSHOT_NODE_WORDS     16   /* 1,024 memory nodes */
-#define SNAPSHOT_TERMIOS_BYTES  44   /* struct termios2 */
+#define SNAPSHOT_NODE_WORDS     16  /* 1,024 memory nodes */
+#define SNAPSHOT_TERMIOS_BYTES  44  /* struct termios2 */
 
 enum snapshot_form {
     SNAPSHOT_FORM_HEIR = 1, /* the twin shares memory and table with the target, which was killed */
@@ -155,7 +155,7 @@ struct snapshot_position {
 
 enum snapshot_interest_action {
     SNAPSHOT_INTEREST_REMOVE = 1 << 0,
-    SNAPSHOT_INTEREST_ADD    = 1 << 1,
+    SNAPSHOT_INTEREST_ADD = 1 << 1,
 };
 
 /* One entry of an epoll interest set as it was (copy form), and what is to be done about it at a restore. */

@@ -14,8 +14,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define RED_ZONE_BYTES                                                                                       \
-    4096 /* below a program: room for a signal handler that runs if we die at the wrong moment */
+/* Below a program: room for a signal handler that runs if we die at the wrong moment. */
+#define RED_ZONE_BYTES 512
 
 int program_begin(struct program *program, struct scratch *scratch, size_t capacity, size_t tail,
                   struct reseat_error **ret_error)

@@ -25,11 +25,20 @@ static bool is_zero(const uint8_t *bytes, size_t length)
     return true;
 }
 
-/* Whether the last bytes of this mapping are free for the stub. */
+/* Whether the last bytes of this mapping are free for the stub: zero, or the stub of a Reseat that was
+ * killed, unless a thread still stands in it. */
 static bool has_room(struct target *target, uint64_t end)
 {
     uint8_t tail[ARCH_STUB_BYTES];
-    return target_read(target, end - sizeof tail, tail, sizeof tail) == 0 && is_zero(tail, sizeof tail);
+    uint64_t start = (end - sizeof tail) & ~(uint64_t)(STUB_ALIGNMENT - 1);
+    if (target_read(target, start, tail, sizeof tail) < 0)
+        return false;
+    if (is_zero(tail, sizeof tail))
+        return true;
+    for (size_t i = 0; i < target->thread_count; i++)
+        if (arch_ip(target->threads[i].regs) - start < sizeof tail)
+            return false;
+    return arch_is_stub(tail);
 }
 
 static int find_stub_place(struct target *target, uint64_t *ret_address, struct reseat_error **ret_error)

@@ -332,7 +332,9 @@ static int read_state(struct target_thread *thread)
     int r = target_get_regs(thread->tid, thread->regs);
     if (r < 0)
         return r;
-    arch_make_restartable(thread->regs);
+    /* Written back at once, so that the call is made again even if we die before we let the thread go. */
+    if (arch_make_restartable(thread->regs))
+        target_set_regs(thread->tid, thread->regs);
     /* Linux 6.4; before, nobody can tell, and it stays as it is. */
     if (trace(GET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
               (uint64_t)&thread->dispatch) < 0)
@@ -453,10 +455,8 @@ static void stop_for_release(struct target_thread *thread)
     }
     int signal = status >> 16 ? 0 : WSTOPSIG(status);
     uint64_t regs[ARCH_REGS_WORDS] = {0};
-    if (target_get_regs(thread->tid, regs) == 0) {
-        arch_make_restartable(regs);
+    if (target_get_regs(thread->tid, regs) == 0 && arch_make_restartable(regs))
         target_set_regs(thread->tid, regs);
-    }
     trace(PTRACE_DETACH, thread->tid, 0, (uint64_t)signal);
     thread->is_traced = false;
 }

@@ -121,6 +121,9 @@ static void add_ending(struct making *making, size_t index)
     }
     program_report(program, target->report_signal, target->ns_pid, thread->ns_tid);
     if (making->will_kill) {
+        size_t mark = program_call(program, NULL, SYS_getpid, 0);
+        program_set_result_address(program, mark,
+                                   making->header_address + offsetof(struct twin_header, ran_on));
         /* What the thread is asked for is written straight to where it will be needed. */
         size_t set = program_call(program, NULL, SYS_set_tid_address, 0);
         probe->tid_address = program_argument_address(program, set, 0);
@@ -135,7 +138,7 @@ static void add_ending(struct making *making, size_t index)
 static int build_thread_program(struct making *making, size_t index, struct reseat_error **ret_error)
 {
     struct program *program = &making->programs[index];
-    int r = program_begin(program, &making->target->scratch, PROCESS_THREAD_PROBE_CALLS + 8,
+    int r = program_begin(program, &making->target->scratch, PROCESS_THREAD_PROBE_CALLS + 9,
                           PROGRAM_RETURN_BYTES, ret_error);
     if (r < 0)
         return r;
@@ -190,6 +193,7 @@ static int write_header(struct making *making, const char *dir, struct reseat_er
         return r;
     program_park(&sleep);
     making->sleep_address = sleep.address;
+    header->sleep_address = sleep.address;
     scratch_take(scratch, TWIN_RESERVED_BYTES - scratch->used, 1, NULL);
     return 0;
 }

@@ -12,9 +12,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define SEED_FLAGS    (CLONE_VM | CLONE_FILES | CLONE_SYSVSEM | CLONE_PARENT)
-#define RETRY_NS      500000
-#define RACE_ATTEMPTS 100
+#define SEED_FLAGS (CLONE_VM | CLONE_FILES | CLONE_SYSVSEM | CLONE_PARENT)
+#define RETRY_NS   500000
 
 int twin_check(const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
@@ -38,6 +37,25 @@ int twin_check(const struct snapshot *snapshot, struct reseat_error **ret_error)
     return 0;
 }
 
+/* Closes what a restore that was killed has left open in the table that it shared with the twin. */
+static int close_passing(struct target *twin, uint64_t selector, uint64_t word_address,
+                         struct reseat_error **ret_error)
+{
+    static const uint64_t nothing;
+    _cleanup_(program_end) struct program program = {0};
+    int r = program_begin(&program, &twin->scratch, 8, 0, ret_error);
+    if (r < 0)
+        return r;
+    program_call(&program, NULL, SYS_close, selector);
+    program_report(&program, twin->report_signal, twin->ns_pid, twin->threads[0].ns_tid);
+    program_park(&program);
+    r = program_run(twin, &program, ret_error);
+    if (r == 0)
+        r = target_write(twin, word_address, &nothing, sizeof nothing);
+    twin->scratch.used = twin->scratch.first;
+    return r;
+}
+
 int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct reseat_error **ret_error)
 {
     const struct snapshot_process *process = &snapshot->process;
@@ -59,8 +77,31 @@ int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct r
     if (r < 0)
         return r;
     twin.keeps_scratch = true;
+    struct twin_header header;
+    r = target_read(&twin, process->scratch_address + TWIN_HEADER_OFFSET, &header, sizeof header);
+    if (r < 0)
+        return error_errno(ret_error, r, "reading the header of the twin %d", twin.pid);
+    if (process->form == SNAPSHOT_FORM_HEIR && header.ran_on)
+        return error_set(
+            ret_error, -ESTALE,
+            "process %u was not killed by this checkpoint, because Reseat was killed just then, and has "
+            "run on in the memory of its twin: there is nothing to restore; drop it",
+            process->pid);
+    /* It may sleep in a program of an earlier restore that was killed, which is about to be overwritten. */
+    struct target_thread *thread = &twin.threads[0];
+    arch_enter(thread->regs, scratch_interpreter(&twin.scratch), header.sleep_address);
+    r = target_move_thread(thread, thread->regs, 0);
+    if (r < 0)
+        return error_errno(ret_error, r, "taking the twin %d in hand", twin.pid);
     scratch_take(&twin.scratch, TWIN_RESERVED_BYTES, 16, NULL);
     scratch_begin_part(&twin.scratch);
+    if (header.passing)
+        r = close_passing(&twin, header.passing - 1,
+                          process->scratch_address + TWIN_HEADER_OFFSET +
+                              offsetof(struct twin_header, passing),
+                          ret_error);
+    if (r < 0)
+        return r;
     *ret_twin = twin;
     twin = TARGET_NONE;
     return 0;
@@ -95,30 +136,6 @@ static int64_t clone_once(struct target *twin, uint64_t arguments, const struct 
     return r < 0 ? r : program_result(&program, call);
 }
 
-/* Who has a number. */
-static int report_taken(pid_t pid, struct reseat_error **ret_error)
-{
-    struct proc_stat stat;
-    if (proc_stat_of(pid, &stat) < 0)
-        return error_set(
-            ret_error, -EEXIST,
-            "the number %d is still taken, as that of a process group or session that has members, or of a "
-            "thread; end those, or restore with --new-pid",
-            pid);
-    struct proc_stat parent = {.comm = "?"};
-    proc_stat_of(stat.parent, &parent);
-    if (stat.state == 'Z')
-        return error_set(
-            ret_error, -EEXIST,
-            "PID %d is still taken by the dead process '%s', which its parent %d '%s' has not collected yet; "
-            "wait longer with --wait, or restore with --new-pid",
-            pid, stat.comm, stat.parent, parent.comm);
-    return error_set(
-        ret_error, -EEXIST,
-        "PID %d is taken by the process '%s' (started by %d '%s'); end it, or restore with --new-pid", pid,
-        stat.comm, stat.parent, parent.comm);
-}
-
 static int wait_a_little(uint64_t deadline_ns)
 {
     if (now_ns() >= deadline_ns)
@@ -139,7 +156,7 @@ static int wait_until_free(pid_t pid, uint64_t deadline_ns, struct reseat_error 
     while (access(path, F_OK) == 0) {
         int r = wait_a_little(deadline_ns);
         if (r < 0)
-            return r == -EINTR ? interrupted(ret_error) : report_taken(pid, ret_error);
+            return r == -EINTR ? interrupted(ret_error) : process_report_taken(pid, ret_error);
     }
     return 0;
 }
@@ -189,11 +206,13 @@ static int64_t clone_seed(struct target *twin, const struct snapshot *snapshot, 
 }
 
 /* Without the right to choose a number: see process_choose_next(). */
-static int race_for_seed(struct target *twin, const struct snapshot *snapshot, struct target *ret_process,
-                         struct reseat_error **ret_error)
+static int race_for_seed(struct target *twin, const struct snapshot *snapshot, struct seed *seed,
+                         struct target *ret_process, struct reseat_error **ret_error)
 {
     const struct snapshot_process *process = &snapshot->process;
-    for (int attempt = 0; attempt < RACE_ATTEMPTS; attempt++) {
+    seed->must_race = true;
+    seed->last_number = process_last_number();
+    do {
         if (process_choose_next(twin->pid, process->ns_pids, process->ns_level_count, NULL) < 0)
             return report_clone(-EPERM, process, ret_error);
         int64_t r = clone_seed(twin, snapshot, false, SEED_FLAGS, ret_process, ret_error);
@@ -203,17 +222,16 @@ static int race_for_seed(struct target *twin, const struct snapshot *snapshot, s
             ret_process->ns_pid == (pid_t)process->ns_pids[process->ns_level_count - 1])
             return 0;
         twin_discard(ret_process);
-    }
-    return error_set(ret_error, -EAGAIN, "PID %u is taken by others again and again; try again",
-                     process->pid);
+    } while (now_ns() < seed->deadline_ns);
+    return process_report_taken((pid_t)process->pid, ret_error);
 }
 
-static int clone_under_old_number(struct target *twin, const struct snapshot *snapshot, uint64_t deadline_ns,
-                                  struct seed *seed, struct target *ret_process, uint64_t *ret_free_ns,
+static int clone_under_old_number(struct target *twin, const struct snapshot *snapshot, struct seed *seed,
+                                  struct target *ret_process, uint64_t *ret_free_ns,
                                   struct reseat_error **ret_error)
 {
     const struct snapshot_process *process = &snapshot->process;
-    int r = wait_until_free((pid_t)process->pid, deadline_ns, ret_error);
+    int r = wait_until_free((pid_t)process->pid, seed->deadline_ns, ret_error);
     if (r < 0)
         return r;
     for (;;) {
@@ -221,16 +239,15 @@ static int clone_under_old_number(struct target *twin, const struct snapshot *sn
         int64_t result = clone_seed(twin, snapshot, true, SEED_FLAGS, ret_process, ret_error);
         if (result >= 0)
             return 0;
-        if (result == -EPERM) {
-            seed->must_race = true;
-            return race_for_seed(twin, snapshot, ret_process, ret_error);
-        }
+        if (result == -EPERM)
+            return race_for_seed(twin, snapshot, seed, ret_process, ret_error);
         if (result != -EEXIST)
             return report_clone(result, process, ret_error);
         /* Right after the end of a process its number stays taken for a moment, and seen by nobody. */
-        r = wait_a_little(deadline_ns);
+        r = wait_a_little(seed->deadline_ns);
         if (r < 0)
-            return r == -EINTR ? interrupted(ret_error) : report_taken((pid_t)process->pid, ret_error);
+            return r == -EINTR ? interrupted(ret_error)
+                               : process_report_taken((pid_t)process->pid, ret_error);
     }
 }
 
@@ -243,6 +260,7 @@ int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid
         .shares_memory = snapshot->process.form == SNAPSHOT_FORM_HEIR,
         .has_new_numbers = new_pid,
         .is_filtered = snapshot->process.flags & SNAPSHOT_FILTERED,
+        .deadline_ns = now_ns() + wait_ns,
     };
     int r;
     if (new_pid) {
@@ -250,8 +268,7 @@ int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid
         int64_t result = clone_seed(twin, snapshot, false, SEED_FLAGS, ret_process, ret_error);
         r = result < 0 ? report_clone(result, &snapshot->process, ret_error) : 0;
     } else {
-        r = clone_under_old_number(twin, snapshot, now_ns() + wait_ns, seed, ret_process, ret_free_ns,
-                                   ret_error);
+        r = clone_under_old_number(twin, snapshot, seed, ret_process, ret_free_ns, ret_error);
     }
     if (r < 0)
         return r;
@@ -265,6 +282,8 @@ int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid
     ret_process->stub_address = twin->stub_address;
     twin->scratch = (struct scratch){0};
     twin->stub_address = 0;
+    seed->passing_address =
+        snapshot->process.scratch_address + TWIN_HEADER_OFFSET + offsetof(struct twin_header, passing);
     seed->process = ret_process;
     return 0;
 }

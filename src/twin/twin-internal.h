@@ -4,7 +4,7 @@
 #include "twin/twin.h"
 
 /* At the start of the data part: the header and the program of the sleep. */
-#define TWIN_RESERVED_BYTES 8192
+#define TWIN_RESERVED_BYTES 16384
 #define TWIN_HEADER_OFFSET  4096                /* behind the page of the interpreter */
 #define TWIN_MAGIC          "reseat twin 1\0\0" /* 16 bytes with the final NUL */
 

@@ -21,6 +21,9 @@
 struct twin_header {
     char magic[16];
     uint32_t pid, twin;
+    uint64_t ran_on; /* heir: not zero when the target was not killed after all, and runs on in this memory */
+    uint64_t sleep_address;
+    uint64_t passing; /* 1 + a selector that a restore that was killed may have left open, or 0 */
     char dir[4096];
 };
 

@@ -37,8 +37,8 @@ void arch_enter(uint64_t *regs, uint64_t interpreter, uint64_t program);
 void arch_enter_stub(uint64_t *regs, uint64_t stub, long number, const uint64_t arguments[6]);
 
 /* A system call that ended with EINTR merely because we stopped the thread is set to be made again (unless a
- * handler runs first): the kernel does that itself when it sees -ERESTARTNOHAND there. */
-void arch_make_restartable(uint64_t *regs);
+ * handler runs first): the kernel does that itself when it sees -ERESTARTNOHAND there. Says whether anything had to be changed. */
+bool arch_make_restartable(uint64_t *regs);
 /* For another process than the one that was in the call: what the kernel would continue from a restart block
  * is made again from the start. */
 void arch_restart_from_start(uint64_t *regs);
@@ -49,6 +49,8 @@ void arch_rewind_system_call(uint64_t *regs);
 /* The stub for a thread with these registers and mask, to stand at `address`. Returns its length, at most
  * ARCH_STUB_BYTES. */
 #define ARCH_STUB_BYTES 192
+/* Whether these ARCH_STUB_BYTES bytes are a stub. */
+bool arch_is_stub(const uint8_t *bytes);
 size_t arch_stub_build(uint8_t *stub, uint64_t address, const uint64_t *regs, uint64_t signal_mask);
 
 /* The frame for rt_sigreturn at `frame`, whose extended state stands at address xstate_address. Returns the

@@ -127,13 +127,15 @@ void arch_enter_stub(uint64_t *regs, uint64_t stub, long number, const uint64_t 
     u->r9 = arguments[5];
 }
 
-void arch_make_restartable(uint64_t *regs)
+bool arch_make_restartable(uint64_t *regs)
 {
     struct user_regs_struct *u = user(regs);
     long number = (long)u->orig_rax;
     /* close(2) is the exception: the descriptor is gone, whatever it returned. */
-    if (number >= 0 && number != SYS_close && (int64_t)u->rax == -EINTR)
-        u->rax = (unsigned long long)-ERESTARTNOHAND;
+    if (number < 0 || number == SYS_close || (int64_t)u->rax != -EINTR)
+        return false;
+    u->rax = (unsigned long long)-ERESTARTNOHAND;
+    return true;
 }
 
 void arch_restart_from_start(uint64_t *regs)
@@ -216,6 +218,12 @@ size_t arch_stub_build(uint8_t *stub, uint64_t address, const uint64_t *regs, ui
     memcpy(mask_displacement, &displacement, 4);
     emit(&e, &signal_mask, 8);
     return (size_t)(e.at - stub);
+}
+
+bool arch_is_stub(const uint8_t *bytes)
+{
+    static const uint8_t beginning[] = {0x0f, 0x05, 0xb8, SYS_rt_sigprocmask, 0, 0, 0, 0xbf, 2, 0, 0, 0, 0x48, 0x8d, 0x35};
+    return memcmp(bytes, beginning, sizeof beginning) == 0;
 }
 
 /* ---- the signal frame ---- */
