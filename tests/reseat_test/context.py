@@ -56,6 +56,14 @@ def process_state(pid):
         return None
 
 
+def process_has_threads(pid):
+    """Whether it has more than its first thread; then it is alive, although that one may have ended (state "Z")."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def process_name(pid):
     try:
         return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
@@ -125,8 +133,9 @@ class Program:
 
     @property
     def alive(self):
+        """Whether any of its threads is."""
         self.context.reap()
-        return process_state(self.pid) not in (None, "Z", "X")
+        return process_state(self.pid) not in (None, "Z", "X") or process_has_threads(self.pid)
 
     def kill(self, number=signal.SIGKILL):
         os.kill(self.pid, number)

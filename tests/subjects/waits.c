@@ -284,6 +284,12 @@ static void add_event(void)
     write_to(event, 1, 8);
 }
 
+static void wait_returned(void)
+{
+    while (!returned)
+        sleep_ms(1);
+}
+
 static void wake_futex(void)
 {
     word = 1;
@@ -383,8 +389,7 @@ static void lend_lock(bool ofd)
         MUST(operate_ofd_lock(locked_file[0], F_UNLCK));
     else
         MUST(flock(locked_file[0], LOCK_UN));
-    while (!returned)
-        sleep_ms(1);
+    wait_returned();
     if (ofd)
         MUST(operate_ofd_lock(locked_file[0], F_WRLCK));
     else
@@ -456,15 +461,15 @@ static void set_up_fifo(void)
 }
 
 WOKEN(poll_, NOTHING, SYS_poll, 1, syscall(SYS_poll, &(struct pollfd){pair[0], POLLIN, 0}, 1, -1),
-      (write_to(pair[1], 0, 1), sleep_ms(50), drain(pair[0])))
+      (write_to(pair[1], 0, 1), wait_returned(), drain(pair[0])))
 WOKEN(ppoll_, NOTHING, SYS_ppoll, 1,
       syscall(SYS_ppoll, &(struct pollfd){pair[0], POLLIN, 0}, 1, NULL, &one_signal, SIGNALS_BYTES),
-      (write_to(pair[1], 0, 1), sleep_ms(50), drain(pair[0])))
+      (write_to(pair[1], 0, 1), wait_returned(), drain(pair[0])))
 WOKEN(epoll_, NOTHING, SYS_epoll_wait, 1, syscall(SYS_epoll_wait, epoll, ready, 4, -1),
-      (add_event(), sleep_ms(50), (void)read(event, &number, 8)))
+      (add_event(), wait_returned(), (void)read(event, &number, 8)))
 WOKEN(epoll_pwait_, NOTHING, SYS_epoll_pwait, 1,
       syscall(SYS_epoll_pwait, epoll, ready, 4, -1, &one_signal, SIGNALS_BYTES),
-      (add_event(), sleep_ms(50), (void)read(event, &number, 8)))
+      (add_event(), wait_returned(), (void)read(event, &number, 8)))
 WOKEN(futex_, NOTHING, SYS_futex, 0, FUTEX(FUTEX_WAIT_PRIVATE, NULL, 0), wake_futex())
 WOKEN(sigwait_, NOTHING, SYS_rt_sigtimedwait, SIGUSR1,
       syscall(SYS_rt_sigtimedwait, &one_signal, NULL, NULL, SIGNALS_BYTES), signal_thread(SIGUSR1))
@@ -524,8 +529,7 @@ static void borrow_record_lock(void)
 {
     send_number(0);
     receive_number();
-    while (!returned)
-        sleep_ms(1);
+    wait_returned();
     MUST(lock_record(F_UNLCK));
     send_number(1);
     receive_number();
