@@ -54,7 +54,9 @@ static int make_twin(struct target *target, struct snapshot *snapshot, struct im
                      const struct shared_objects *shared, bool leave_running, struct target *ret_twin,
                      struct reseat_error **ret_error)
 {
-    int r = target_stop(target, ret_error);
+    int r = target_reserve_mirror(target, twin_scratch_bytes_about(target->thread_count), ret_error);
+    if (r == 0)
+        r = target_stop(target, ret_error);
     if (r == 0)
         r = process_capture(target, snapshot, ret_error);
     if (r == 0)
@@ -88,8 +90,8 @@ static int checkpoint(struct target *target, struct snapshot *snapshot, struct i
     int r = make_twin(target, snapshot, draft, shared, leave_running, &twin, ret_error);
     uint64_t start_ns = target->stop_ns;
     if (r == 0 && leave_running) {
+        *ret_pause_ns = target->go_ns - start_ns;
         target_release(target);
-        *ret_pause_ns = now_ns() - start_ns;
     }
     if (r == 0)
         r = publish(&twin, snapshot, draft, ret_error);

@@ -54,7 +54,6 @@ static int add_difference(struct comparison *comparison, int selector, const cha
 static int compare_lists(pid_t process, pid_t twin, const struct selectors *now, const struct selectors *then,
                          const struct exceptions *exceptions, struct comparison *comparison)
 {
-    bool share_table = sys_kcmp(process, twin, KCMP_FILES, 0, 0) == 0;
     size_t a = 0, b = 0;
     while (a < now->count || b < then->count) {
         int here = a < now->count ? now->numbers[a] : INT32_MAX;
@@ -69,7 +68,7 @@ static int compare_lists(pid_t process, pid_t twin, const struct selectors *now,
             r = add_difference(comparison, selector, "in use now, but not when it was checkpointed");
         else if (there < here)
             r = add_difference(comparison, selector, "unused now");
-        else if (share_table || is_reopened(exceptions, selector) ||
+        else if (is_reopened(exceptions, selector) ||
                  sys_kcmp(process, twin, KCMP_FILE, (unsigned long)selector, (unsigned long)selector) == 0)
             comparison->same++;
         else
@@ -83,6 +82,12 @@ static int compare_lists(pid_t process, pid_t twin, const struct selectors *now,
 int compare_slots(pid_t process, pid_t twin, const struct exceptions *exceptions,
                   struct comparison *ret_comparison, struct reseat_error **ret_error)
 {
+    /* One table: there is nothing to walk through. */
+    unsigned count = exceptions->snapshot->process.capability_count;
+    if (sys_kcmp(process, twin, KCMP_FILES, 0, 0) == 0) {
+        *ret_comparison = (struct comparison){.slots = count, .same = count};
+        return 0;
+    }
     _cleanup_(selectors_end) struct selectors now = {0}, then = {0};
     _cleanup_(comparison_end) struct comparison comparison = {0};
     int r = list_selectors(process, &now, ret_error);

@@ -54,27 +54,34 @@ static int keep_copy(struct target *twin, const char *dir, const struct reseat_r
 
 /* ---- the terminal ---- */
 
-/* Puts the process into the foreground of a terminal, with the modes that it had set. */
+static void set_modes(int terminal, const struct snapshot_process *process)
+{
+    struct termios2 modes;
+    memcpy(&modes, process->termios, sizeof modes);
+    if (process->flags & SNAPSHOT_HAS_TERMIOS)
+        ioctl(terminal, TCSETS2, &modes); /* ENOTTY where it is none */
+}
+
+/* Puts the process into the foreground of a terminal, with the modes that it had set; another terminal that
+ * was put at a slot gets the modes, too. */
 static void hand_over_terminal(const struct reseat_restore_options *options,
                                const struct snapshot_process *process, pid_t pid)
 {
     struct proc_stat stat;
     sigset_t stop_signal, before;
-    if (options->terminal <= 0 || proc_stat_of(pid, &stat) < 0)
-        return;
     /* We may be in the background ourselves by then. */
     sigemptyset(&stop_signal);
     sigaddset(&stop_signal, SIGTTOU);
     pthread_sigmask(SIG_BLOCK, &stop_signal, &before);
-    pid_t group = stat.group;
-    if (ioctl(options->terminal, TIOCSPGRP, &group) < 0 && options->note)
-        options->note(options->userdata,
-                      "the process is of another session: it does not get the terminal's keys for "
-                      "interrupting and stopping");
-    if (process->flags & SNAPSHOT_HAS_TERMIOS) {
-        struct termios2 modes;
-        memcpy(&modes, process->termios, sizeof modes);
-        ioctl(options->terminal, TCSETS2, &modes);
+    for (size_t i = 0; i < options->slot_count; i++)
+        set_modes(options->slots[i].fd, process);
+    if (options->terminal > 0 && proc_stat_of(pid, &stat) == 0) {
+        pid_t group = stat.group;
+        if (ioctl(options->terminal, TIOCSPGRP, &group) < 0 && options->note)
+            options->note(options->userdata,
+                          "the process is of another session: it does not get the terminal's keys for "
+                          "interrupting and stopping");
+        set_modes(options->terminal, process);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
@@ -133,6 +140,23 @@ static int prove(struct target *process, struct target *twin, const struct snaps
     return 0;
 }
 
+static bool leads_group(const struct snapshot *snapshot)
+{
+    return (snapshot->process.flags & (SNAPSHOT_LEADS_GROUP | SNAPSHOT_LEADS_SESSION)) ==
+           SNAPSHOT_LEADS_GROUP;
+}
+
+/* Members of the group that the process led keep its number taken. While it still runs, they are its. */
+static int free_group(struct target *twin, const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    struct proc_stat stat;
+    pid_t pid = (pid_t)snapshot->process.pid;
+    size_t count = 0;
+    if (!leads_group(snapshot) || (proc_stat_of(pid, &stat) == 0 && stat.state != 'Z'))
+        return 0;
+    return process_move_members(pid, twin->pid, pid, &count, ret_error);
+}
+
 /* Everything up to the point of no return. A failure kills the half-made process; the twin goes back to
  * sleep. */
 static int prepare(struct target *twin, struct snapshot *snapshot,
@@ -144,11 +168,15 @@ static int prepare(struct target *twin, struct snapshot *snapshot,
     if (r == 0)
         r = object_find_fixups(twin->pid, snapshot, ret_error);
     if (r == 0)
+        r = free_group(twin, snapshot, ret_error);
+    if (r == 0)
         r = twin_seed(twin, snapshot, options->flags & RESEAT_NEW_PID, options->wait_ns, seed, process,
                       ret_free_ns, ret_error);
     seed->own_table = options->slot_count > 0;
     if (r == 0)
         r = process_rebuild(seed, snapshot, ret_error);
+    if (r == 0 && leads_group(snapshot))
+        r = process_move_members(twin->pid, process->pid, twin->pid, &(size_t){0}, ret_error);
     if (seed->must_race)
         process_reset_last_number(seed->last_number);
     if (r == 0)
@@ -175,7 +203,7 @@ static void clear_up(const char *dir, struct target *twin, struct target *copy, 
             target_release(copy);
     }
     if (!copy || r < 0)
-        r = image_remove(dir, r < 0 ? NULL : &error);
+        image_remove(dir, r < 0 ? NULL : &error);
     if (error && options->note)
         options->note(options->userdata, reseat_error_message(error));
     twin_bury(twin_pid);
@@ -206,8 +234,6 @@ static int restore(const char *dir, struct snapshot *snapshot, const struct rese
     hand_over_terminal(options, &snapshot->process, process.pid);
     target_release(&process);
     result->restore_ns = now_ns() - free_ns;
-    if (options->terminal > 0)
-        sys_pidfd_send_signal(result->pidfd, SIGWINCH); /* it draws its screen again */
     clear_up(dir, &twin, keep ? &copy : NULL, &kept, options);
     return 0;
 }

@@ -28,8 +28,9 @@ int open_checkpoint(const char *dir, struct snapshot *ret_snapshot, struct resea
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
     uid_t owner;
     int r = image_read(dir, &snapshot, &owner, ret_error);
-    if (r == 0)
-        r = twin_check(&snapshot, ret_error);
+    if (r < 0)
+        return r;
+    r = twin_check(&snapshot, ret_error);
     if (r == 0)
         r = check_owner(&snapshot, dir, owner, ret_error);
     if (r < 0)

@@ -215,6 +215,7 @@ int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_erro
     char own_prefix[32];
     snprintf(own_prefix, sizeof own_prefix, "/proc/%u", snapshot->process.pid);
     int r = fixups.proc_fd < 0 ? fixups.proc_fd : proc_list_numbers(fixups.proc_fd, "fd", &selectors, &count);
+    snapshot->process.capability_count = (uint32_t)count;
     for (size_t i = 0; r == 0 && i < count; i++)
         r = sort_selector(&fixups, selectors[i], own_prefix);
     if (r == 0)

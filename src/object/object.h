@@ -117,5 +117,5 @@ int object_add_interests(int proc_fd, int epoll, struct snapshot *snapshot);
 /* ---- fixups.c ---- */
 
 /* Adds to the snapshot what the capabilities of a sleeping twin need in the process that is restored from it
- * (`interests`, `reopens`), although the objects stay the same. */
+ * (`interests`, `reopens`), although the objects stay the same; and how many there are. */
 int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_error **ret_error);

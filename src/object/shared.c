@@ -150,13 +150,22 @@ bool object_has_locks(pid_t pid)
     return false;
 }
 
+/* Whether anybody has a record lock on the file: we ask whether we could lock all of it. Reading /proc/locks
+ * for that would wait for an RCU grace period, milliseconds in which the target stands still. */
+static bool may_be_locked(int pidfd, int selector)
+{
+    _cleanup_close_ int copy = sys_pidfd_getfd(pidfd, selector);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    return copy >= 0 && (fcntl(copy, F_GETLK, &lock) < 0 || lock.l_type != F_UNLCK);
+}
+
 static int capture_locks(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
 {
-    _cleanup_close_ int proc_fd = proc_open(pid);
-    if (!object_has_locks(pid))
-        return 0;
+    _cleanup_close_ int proc_fd = proc_open(pid), pidfd = sys_pidfd_open(pid);
     for (size_t i = 0; i < snapshot->positions_count; i++) {
         _cleanup_free_ char *info = NULL;
+        if (!may_be_locked(pidfd, (int)snapshot->positions[i].selector))
+            continue;
         int r = read_info(proc_fd, (int)snapshot->positions[i].selector, &info);
         char *position = info;
         for (char *line; r == 0 && (line = strsep(&position, "\n"));)

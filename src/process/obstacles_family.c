@@ -12,6 +12,7 @@
 #include <linux/kcmp.h>
 #include <string.h>
 
+#define KERNEL_THREAD_FLAG   0x00200000U /* PF_KTHREAD, include/linux/sched.h */
 #define CAP_SYS_ADMIN_BIT    (UINT64_C(1) << 21)
 #define CAP_SYS_RESOURCE_BIT (UINT64_C(1) << 24)
 
@@ -59,8 +60,25 @@ static void neighbour_fill(struct neighbour *neighbour, const char *status)
         strcat(neighbour->name, ", zombie");
 }
 
-static int neighbours_read(pid_t self, struct neighbours *neighbours)
+/* Kernel threads, half of all processes on an idle machine, have no memory, are in no session, and nobody's
+ * relatives: for them three cheap calls take the place of reading a status. PID 2 is their parent, kthreadd,
+ * in the first PID namespace; elsewhere they are not seen at all. */
+static bool has_kernel_threads(void)
 {
+    struct proc_stat stat;
+    return proc_stat_of(2, &stat) == 0 && (stat.flags & KERNEL_THREAD_FLAG);
+}
+
+static bool is_kernel_thread(pid_t pid)
+{
+    return getsid(pid) == 0 && getpgid(pid) == 0 && sys_kcmp(2, pid, KCMP_VM, 0, 0) == 0;
+}
+
+static int neighbours_read(const struct inspection *inspection, struct neighbours *neighbours)
+{
+    pid_t self = inspection->pid;
+    /* An init that has made no session leaves its children in none either. */
+    bool skip = inspection->stat.session != 0 && has_kernel_threads();
     _cleanup_close_ int proc_fd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (proc_fd < 0)
         return -errno;
@@ -71,7 +89,7 @@ static int neighbours_read(pid_t self, struct neighbours *neighbours)
         return r;
     neighbours->complete = count > 0 && pids[0] == 1;
     for (size_t i = 0; i < count; i++) {
-        if (pids[i] == self)
+        if (pids[i] == self || (skip && is_kernel_thread(pids[i])))
             continue;
         char path[32];
         snprintf(path, sizeof path, "%d/status", pids[i]);
@@ -188,8 +206,10 @@ static int add_members(struct inspection *inspection, const struct neighbours *n
     struct name_list members = {0};
     for (size_t i = 0; i < neighbours->count; i++) {
         const struct neighbour *neighbour = &neighbours->items[i];
-        /* A group lies within one session, so the members of the session are all there are. */
-        if ((leads_session ? neighbour->session : neighbour->group) == inspection->pid)
+        /* A group lies within one session, so the members of the session are all there are. Those of a group
+         * can be moved out of the way (process/group.c), if they are ours to trace. */
+        if ((leads_session ? neighbour->session : neighbour->group) == inspection->pid &&
+            (leads_session || process_check_eligible(neighbour->pid, NULL) < 0))
             name_list_add(&members, neighbour->pid, neighbour->name);
     }
     if (members.count == 0)
@@ -295,7 +315,7 @@ int find_family_obstacles(struct inspection *inspection, struct reseat_error **r
     if (r < 0)
         return r;
     _cleanup_(neighbours_free) struct neighbours neighbours = {0};
-    r = neighbours_read(inspection->pid, &neighbours);
+    r = neighbours_read(inspection, &neighbours);
     if (r == 0 && !neighbours.complete)
         r = add_hidden_children(inspection, &neighbours);
     if (r < 0)

@@ -197,6 +197,7 @@ struct snapshot {
     size_t name##_count;
     SNAPSHOT_TABLES(X)
 #undef X
+    size_t blobs_room; /* bytes allocated; 0: as many as are used */
 };
 
 /* Adds bytes to `blobs` (aligned to 8) and says where. -ENOMEM. */

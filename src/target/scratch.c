@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #define PAGE_BYTES     4096
@@ -69,9 +70,18 @@ static int find_stub_place(struct target *target, uint64_t *ret_address, struct 
     return 0;
 }
 
+void target_find_stub_place(struct target *target)
+{
+    uint64_t place;
+    if (find_stub_place(target, &place, NULL) == 0)
+        target->stub_place = place;
+}
+
 static int write_stub(struct target *target, struct reseat_error **ret_error)
 {
     uint64_t address = target->stub_address;
+    if (!address && target->stub_place && has_room(target, target->stub_place + ARCH_STUB_BYTES))
+        address = target->stub_place;
     int r = address ? 0 : find_stub_place(target, &address, ret_error);
     if (r < 0)
         return r;
@@ -130,12 +140,27 @@ int64_t target_system_call(struct target *target, long number, const uint64_t ar
     return arch_result(regs);
 }
 
+int target_reserve_mirror(struct target *target, size_t data_length, struct reseat_error **ret_error)
+{
+    size_t length = (data_length + PAGE_BYTES - 1) & ~(size_t)(PAGE_BYTES - 1);
+    if (target->scratch.mirror && target->scratch.mirror_length >= length)
+        return 0;
+    uint8_t *mirror = malloc(length);
+    if (!mirror)
+        return error_errno(ret_error, -ENOMEM, "making room for %zu bytes", length);
+    explicit_bzero(mirror, length); /* calloc() would leave the page faults for later */
+    free(target->scratch.mirror);
+    target->scratch.mirror = mirror;
+    target->scratch.mirror_length = length;
+    return 0;
+}
+
 int target_map_scratch(struct target *target, size_t data_length, struct reseat_error **ret_error)
 {
     size_t length = PAGE_BYTES + ((data_length + PAGE_BYTES - 1) & ~(size_t)(PAGE_BYTES - 1));
-    _cleanup_free_ uint8_t *mirror = calloc(1, length - PAGE_BYTES);
-    if (!mirror)
-        return error_errno(ret_error, -ENOMEM, "making room for %zu bytes", length);
+    int reserved = target_reserve_mirror(target, data_length, ret_error);
+    if (reserved < 0)
+        return reserved;
     /* Never writable and executable at once, which some systems forbid. MAP_STACK keeps huge pages away. */
     int64_t address =
         target_system_call(target, SYS_mmap,
@@ -145,7 +170,9 @@ int target_map_scratch(struct target *target, size_t data_length, struct reseat_
                            ret_error);
     if (address < 0)
         return error_errno(ret_error, (int)address, "mapping %zu bytes in process %d", length, target->pid);
-    target->scratch = (struct scratch){(uint64_t)address, length, TAKE_PTR(mirror), 0, 0};
+    target->scratch.address = (uint64_t)address;
+    target->scratch.length = length;
+    target->scratch.used = target->scratch.first = 0;
     int64_t r = target_system_call(target, SYS_mprotect,
                                    (const uint64_t[6]){(uint64_t)address + PAGE_BYTES, length - PAGE_BYTES,
                                                        PROT_READ | PROT_WRITE},
@@ -209,7 +236,10 @@ int target_adopt_scratch(struct target *target, uint64_t address, uint64_t lengt
     if (!mirror)
         return error_errno(ret_error, -ENOMEM, "making room for %lu bytes", (unsigned long)length);
     free(target->scratch.mirror);
-    target->scratch = (struct scratch){address, length, mirror, 0, 0};
+    target->scratch = (struct scratch){.address = address,
+                                       .length = length,
+                                       .mirror = mirror,
+                                       .mirror_length = length - PAGE_BYTES};
     target->stub_address = stub_address;
     return 0;
 }
@@ -244,15 +274,24 @@ void scratch_begin_part(struct scratch *scratch)
 int target_flush_scratch(struct target *target, struct reseat_error **ret_error)
 {
     struct scratch *scratch = &target->scratch;
-    int r = target_write(target, scratch->address + PAGE_BYTES + scratch->first,
-                         scratch->mirror + scratch->first, scratch->used - scratch->first);
+    size_t length = scratch->used - scratch->first;
+    struct iovec here = {scratch->mirror + scratch->first, length};
+    struct iovec there = {(void *)(scratch->address + PAGE_BYTES + scratch->first), length};
+    int r = 0;
+    /* Many pages at once; /proc/PID/mem takes them one by one. */
+    if (process_vm_writev(target->pid, &here, 1, &there, 1, 0) != (ssize_t)length)
+        r = target_write(target, (uint64_t)there.iov_base, here.iov_base, length);
     return r < 0 ? error_errno(ret_error, r, "writing a program into process %d", target->pid) : 0;
 }
 
 int target_fetch_scratch(struct target *target, struct reseat_error **ret_error)
 {
     struct scratch *scratch = &target->scratch;
-    int r = target_read(target, scratch->address + PAGE_BYTES + scratch->first,
-                        scratch->mirror + scratch->first, scratch->used - scratch->first);
+    size_t length = scratch->used - scratch->first;
+    struct iovec here = {scratch->mirror + scratch->first, length};
+    struct iovec there = {(void *)(scratch->address + PAGE_BYTES + scratch->first), length};
+    int r = 0;
+    if (process_vm_readv(target->pid, &here, 1, &there, 1, 0) != (ssize_t)length)
+        r = target_read(target, (uint64_t)there.iov_base, here.iov_base, length);
     return r < 0 ? error_errno(ret_error, r, "reading results from process %d", target->pid) : 0;
 }

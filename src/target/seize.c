@@ -95,8 +95,6 @@ static pid_t innermost_tid(struct target *target, pid_t tid)
 
 static int seize_thread(struct target *target, pid_t tid, struct reseat_error **ret_error)
 {
-    if (is_kernel_worker(target, tid))
-        return 0;
     long r = trace(PTRACE_SEIZE, tid, 0, target->trace_options);
     if (r == -ESRCH)
         return 0; /* it ended meanwhile */
@@ -130,7 +128,7 @@ static int seize_new_threads(struct target *target, struct reseat_error **ret_er
                            target->pid);
     int seized = 0;
     for (size_t i = 0; i < count; i++) {
-        if (find_thread(target, tids[i]))
+        if (find_thread(target, tids[i]) || is_kernel_worker(target, tids[i]))
             continue;
         r = seize_thread(target, tids[i], ret_error);
         if (r < 0)
@@ -200,6 +198,7 @@ int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret
     target.mem_fd = openat(target.proc_fd, "mem", O_RDWR | O_CLOEXEC);
     if (target.mem_fd < 0)
         return error_errno(ret_error, -errno, "opening the memory of process %d", pid);
+    target_find_stub_place(&target);
     *ret_target = target;
     target = TARGET_NONE;
     return 0;
@@ -461,7 +460,7 @@ static void stop_for_release(struct target_thread *thread)
     thread->is_traced = false;
 }
 
-void target_release(struct target *target)
+void target_let_go(struct target *target)
 {
     for (size_t i = 0; i < target->thread_count; i++)
         stop_for_release(&target->threads[i]);
@@ -473,6 +472,13 @@ void target_release(struct target *target)
             target_unmap_scratch(target, NULL);
         target_thread_release(target, &target->threads[0]);
     }
+    target->go_ns = now_ns();
+    target->thread_count = 0;
+}
+
+void target_release(struct target *target)
+{
+    target_let_go(target);
     base_close(&target->pidfd);
     base_close(&target->proc_fd);
     base_close(&target->mem_fd);
@@ -496,6 +502,10 @@ void target_reap(struct target *target)
 
 int target_read(struct target *target, uint64_t address, void *data, size_t length)
 {
+    /* Cheaper than /proc/PID/mem, but it respects protections. */
+    struct iovec here = {data, length}, there = {(void *)address, length};
+    if (process_vm_readv(target->pid, &here, 1, &there, 1, 0) == (ssize_t)length)
+        return 0;
     ssize_t n = pread(target->mem_fd, data, length, (off_t)address);
     return n == (ssize_t)length ? 0 : n < 0 ? -errno : -EFAULT;
 }

@@ -46,7 +46,8 @@ struct target_thread {
 struct scratch {
     uint64_t address, length; /* of the whole mapping; 0: none */
     uint8_t *mirror;          /* of the data part */
-    size_t used;              /* bytes of the data part that are taken */
+    size_t mirror_length;
+    size_t used;  /* bytes of the data part that are taken */
     size_t first; /* where the part begins that is written and fetched: what stands before is in use */
 };
 
@@ -59,10 +60,12 @@ struct target {
     struct target_thread *threads; /* the first is the leader */
     size_t thread_count;
     uint64_t stub_address; /* 0: not written */
+    uint64_t stub_place;   /* where it would fit; 0: not looked for */
     struct scratch scratch;
     bool keeps_scratch; /* a twin: its pages stay when it is let go */
     pid_t *births;      /* what its programs cloned while PTRACE_O_TRACECLONE was set */
     size_t birth_count;
+    uint64_t go_ns;   /* when the last thread was let go */
     uint64_t stop_ns; /* when the first thread was asked to stop, or 0 */
 };
 
@@ -85,6 +88,9 @@ void target_release(struct target *target);
 void target_thread_restore(struct target_thread *thread);
 /* The same, and lets it go. */
 int target_thread_release(struct target *target, struct target_thread *thread);
+/* The first half of target_release(): every thread runs on, detached; the struct is still there, and what was
+ * fetched from the scratch pages. */
+void target_let_go(struct target *target);
 /* After the target was killed: collects its threads, so that its parent can. */
 void target_reap(struct target *target);
 /* Waits for the next stop of a traced thread: its wait status, or -ETIMEDOUT, or -ESRCH if it is gone. */
@@ -114,6 +120,10 @@ int target_interrupt(struct target *target, struct target_thread *thread, struct
 /* One system call by the leader through the stub. Returns its result or a negative errno. */
 int64_t target_system_call(struct target *target, long number, const uint64_t arguments[6],
                            struct reseat_error **ret_error);
+/* Looks for the place of the stub while the target runs: one thing less to do when it stands still. */
+void target_find_stub_place(struct target *target);
+/* Makes the mirror ready while the target still runs: fresh memory costs a page fault a page. */
+int target_reserve_mirror(struct target *target, size_t data_length, struct reseat_error **ret_error);
 int target_map_scratch(struct target *target, size_t data_length, struct reseat_error **ret_error);
 /* Unmaps it and clears the stub. */
 int target_unmap_scratch(struct target *target, struct reseat_error **ret_error);

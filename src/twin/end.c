@@ -18,8 +18,28 @@
 
 #define BURIAL_GRACE_NS 2000000
 #define BURIAL_STEP_NS  200000
-#define END_TIMEOUT_MS  5000
+#define END_TIMEOUT_NS  5000000000U
+#define ASLEEP_WAIT_NS  100000000U
 #define PAGE_BYTES      4096
+
+/* It sleeps in the interpreter, which stands on the page before the header. Right after it was let go it may
+ * not do so yet: the file then says "running". */
+static int find_sleep(int proc_fd, uint64_t *ret_ip)
+{
+    uint64_t start_ns = now_ns();
+    do {
+        _cleanup_free_ char *call = NULL;
+        unsigned long ip;
+        if (file_read(proc_fd, "syscall", &call, NULL) < 0)
+            return -ENOENT;
+        if (strrchr(call, ' ') && sscanf(strrchr(call, ' '), " 0x%lx", &ip) == 1) {
+            *ret_ip = ip;
+            return 0;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = BURIAL_STEP_NS}, NULL);
+    } while (now_ns() - start_ns < ASLEEP_WAIT_NS);
+    return -ENOENT;
+}
 
 int twin_read_header(pid_t pid, struct twin_header *ret_header)
 {
@@ -28,12 +48,10 @@ int twin_read_header(pid_t pid, struct twin_header *ret_header)
     if (proc_fd < 0 || proc_stat_read(proc_fd, &stat) < 0 ||
         strncmp(stat.comm, TWIN_NAME_PREFIX, strlen(TWIN_NAME_PREFIX)) != 0 || stat.state == 'Z')
         return -ENOENT;
-    /* It sleeps in the interpreter, which stands on the page before the header. */
-    _cleanup_free_ char *call = NULL;
-    unsigned long ip;
-    if (file_read(proc_fd, "syscall", &call, NULL) < 0 || !strrchr(call, ' ') ||
-        sscanf(strrchr(call, ' '), " 0x%lx", &ip) != 1)
-        return -ENOENT;
+    uint64_t ip;
+    int r = find_sleep(proc_fd, &ip);
+    if (r < 0)
+        return r;
     _cleanup_close_ int mem_fd = openat(proc_fd, "mem", O_RDONLY | O_CLOEXEC);
     uint64_t address = (ip & ~(uint64_t)(PAGE_BYTES - 1)) + TWIN_HEADER_OFFSET;
     struct twin_header header;
@@ -95,7 +113,10 @@ int twin_end(pid_t twin, uint64_t start_time, struct reseat_error **ret_error)
     if (r < 0)
         return error_errno(ret_error, r, "ending the twin %d", twin);
     struct pollfd waiting = {.fd = pidfd, .events = POLLIN};
-    if (poll(&waiting, 1, END_TIMEOUT_MS) == 0)
+    uint64_t start_ns = now_ns();
+    while ((r = poll(&waiting, 1, 10)) <= 0 && now_ns() - start_ns < END_TIMEOUT_NS)
+        ;
+    if (r <= 0)
         return error_set(ret_error, -ETIMEDOUT, "the twin %d does not end", twin);
     twin_bury(twin);
     return 0;

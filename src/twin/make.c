@@ -25,6 +25,11 @@
 #define HEIR_FLAGS       (CLONE_VM | CLONE_FILES | CLONE_SYSVSEM | CLONE_PARENT)
 #define COPY_FLAGS       CLONE_PARENT
 
+size_t twin_scratch_bytes_about(size_t thread_count)
+{
+    return SCRATCH_BASE + thread_count * SCRATCH_A_THREAD;
+}
+
 size_t twin_scratch_bytes(const struct snapshot *snapshot)
 {
     return SCRATCH_BASE + snapshot->threads_count * SCRATCH_A_THREAD +
@@ -35,6 +40,7 @@ size_t twin_scratch_bytes(const struct snapshot *snapshot)
 /* Everything that is needed between building the programs and reading their results. */
 struct making {
     struct target *target;
+    size_t thread_count; /* of the target, which may have been let go */
     struct snapshot *snapshot;
     bool will_kill;
     struct program twin_program;
@@ -47,7 +53,7 @@ struct making {
 
 static void making_end(struct making *making)
 {
-    for (size_t i = 0; making->programs && i < making->target->thread_count; i++)
+    for (size_t i = 0; making->programs && i < making->thread_count; i++)
         program_end(&making->programs[i]);
     program_end(&making->twin_program);
     free(making->programs);
@@ -240,23 +246,38 @@ int twin_run_birth(struct target *twin, const struct program *program, struct re
     return r == 0 ? program_await(twin, &twin->threads[0], program, ret_error) : r;
 }
 
-/* Starts all threads, so that they work side by side, and waits for each one's report. */
-static int run_programs(struct making *making, struct reseat_error **ret_error)
+/* Starts the threads [first, end), so that they work side by side, and waits for each one's report. */
+static int run_threads(struct making *making, size_t first, size_t end, struct reseat_error **ret_error)
 {
     struct target *target = making->target;
-    int r = target_flush_scratch(target, ret_error);
-    if (r == 0)
-        r = target_set_options(target, target->pid,
-                               PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK);
-    for (size_t i = 0; r == 0 && i < target->thread_count; i++)
+    int r = 0;
+    for (size_t i = first; r == 0 && i < end; i++)
         r = program_start(target, &target->threads[i], &making->programs[i], ret_error);
-    for (size_t i = 0; i < target->thread_count; i++) {
+    for (size_t i = first; i < end; i++) {
         if (!target->threads[i].is_moved)
             continue; /* was not started */
         int awaited =
             program_await(target, &target->threads[i], &making->programs[i], r == 0 ? ret_error : NULL);
         r = r == 0 ? awaited : r;
     }
+    return r;
+}
+
+/* The leader, which clones, goes last: after a fork every page that a thread writes to must be copied. */
+static int run_programs(struct making *making, struct reseat_error **ret_error)
+{
+    struct target *target = making->target;
+    int r = target_flush_scratch(target, ret_error);
+    if (r == 0)
+        r = run_threads(making, 1, target->thread_count, ret_error);
+    if (r == 0) {
+        r = target_set_options(target, target->pid,
+                               PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK);
+        if (r < 0)
+            error_errno(ret_error, r, "tracing what process %d clones", target->pid);
+    }
+    if (r == 0)
+        r = run_threads(making, 0, 1, ret_error);
     if (r == 0)
         r = target_fetch_scratch(target, ret_error);
     return r;
@@ -313,6 +334,7 @@ int twin_make(struct target *target, struct snapshot *snapshot, const char *dir,
 {
     _cleanup_(making_end) struct making making = {
         .target = target,
+        .thread_count = target->thread_count,
         .snapshot = snapshot,
         .will_kill = will_kill,
         .programs = calloc(target->thread_count, sizeof *making.programs),
@@ -331,24 +353,29 @@ int twin_make(struct target *target, struct snapshot *snapshot, const char *dir,
         return r;
 
     _cleanup_(twin_discard) struct target twin = TARGET_NONE;
+    uint64_t scratch_address = target->scratch.address, scratch_length = target->scratch.length;
+    uint64_t stub_address = target->stub_address;
     if (program_result(&making.programs[0], making.clone_call) >= 0)
         r = twin_take_birth(target, &twin, ret_error);
     if (r == 0)
         r = check_programs(&making, ret_error);
-    if (r == 0)
-        r = twin_run_birth(&twin, &making.twin_program, ret_error);
     if (r < 0)
         return r;
     read_probes(&making);
-    r = twin_note(&twin, making.header_address, program_result(&making.programs[0], making.clone_call),
-                  snapshot, ret_error);
+    /* A target that runs on has done its part. */
+    if (!will_kill)
+        target_let_go(target);
+    r = twin_run_birth(&twin, &making.twin_program, ret_error);
+    if (r == 0)
+        r = twin_note(&twin, making.header_address, program_result(&making.programs[0], making.clone_call),
+                      snapshot, ret_error);
     if (r < 0)
         return r;
-    snapshot->process.scratch_address = target->scratch.address;
-    snapshot->process.scratch_length = target->scratch.length;
-    snapshot->process.stub_address = target->stub_address;
+    snapshot->process.scratch_address = scratch_address;
+    snapshot->process.scratch_length = scratch_length;
+    snapshot->process.stub_address = stub_address;
     /* What it is let go with: asleep, deaf to everything but SIGKILL. */
-    arch_enter(twin.threads[0].regs, scratch_interpreter(&target->scratch), making.sleep_address);
+    arch_enter(twin.threads[0].regs, scratch_address, making.sleep_address);
     twin.threads[0].signal_mask = ~UINT64_C(0);
     twin.threads[0].is_moved = true;
     *ret_twin = twin;

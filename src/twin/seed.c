@@ -124,9 +124,12 @@ static int64_t clone_once(struct target *twin, uint64_t arguments, const struct 
     program_report(&program, twin->report_signal, twin->ns_pid, thread->ns_tid);
     program_park(&program);
     r = target_flush_scratch(twin, ret_error);
-    if (r == 0)
+    if (r == 0) {
         r = target_set_options(twin, thread->tid,
                                PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK);
+        if (r < 0)
+            error_errno(ret_error, r, "tracing what the twin %d clones", twin->pid);
+    }
     if (r == 0)
         r = program_start(twin, thread, &program, ret_error);
     if (r == 0)

@@ -28,6 +28,7 @@ struct twin_header {
 };
 
 /* How many bytes of scratch this checkpoint takes, and a later restore. */
+size_t twin_scratch_bytes_about(size_t thread_count);
 size_t twin_scratch_bytes(const struct snapshot *snapshot);
 
 /* Makes a twin in a stopped target that has scratch pages, and asks the target everything that only it can
