@@ -16,19 +16,31 @@ import signal
 import time
 from pathlib import Path
 
-from reseat_test import Failure, Program, each, timeout
+from reseat_test import Failure, Program, Skip, each, timeout
 from reseat_test.context import TWIN_NAME, process_children, process_descendants, process_name, process_state
 
 SOURCES = Path(__file__).resolve().parent / "chaos"
 ROUNDS = int(os.environ.get("RESEAT_CHAOS_ROUNDS") or 0)
 LOG = os.environ.get("RESEAT_CHAOS_LOG")
 LONG = 24 * 3600
+QUICK_SECONDS = 15  # of random samples, on a machine that is too slow for a hundred
 FAILURES_SHOWN = 8
 ANSWER_SECONDS = 10
 MOST_CALLS = 1000  # that change anything, in one verb
 
 RUNNING, PARKED = "running", "parked"
 CHECKPOINT, LEAVE = ["checkpoint", "--live"], ["checkpoint", "--live", "--leave-running"]
+
+
+# What the target is, and how it is started.
+KINDS = {
+    "counting": ("counting", {}),
+    "threads": ("threads", {}),
+    "handlers": ("handlers", {}),
+    "filtered": ("filtered", {}),
+    "leader": ("counting", {"new_session": True}),
+    "user": ("threads", {"user": "nobody"}),
+}
 
 
 def build(context, name, *options):
@@ -69,7 +81,7 @@ class Chaos:
         self.random = random.Random(self.seed)
         self.killer = build(context, "killer")
         self.target = build(context, "target", "-pthread")
-        self.rounds, self.struck, self.taken, self.epoll_interrupted = 0, 0, 0, 0
+        self.rounds, self.struck, self.taken, self.unavoidable = 0, 0, 0, 0
         self.failures, self.history = [], []
         self.calls = {}  # (verb, how it is counted) -> how many calls it makes
         self.program = None
@@ -82,7 +94,8 @@ class Chaos:
         if self.has_own_parent:
             self.start_below_parent()
         else:
-            self.program = self.context.start([self.target, self.kind])
+            program, how = KINDS[self.kind]
+            self.program = self.context.start([self.target, program], **how)
         self.directory, self.state, self.asked, self.count, self.history = None, RUNNING, 0, 0, []
         self.clear_next = False  # what was left must go before the next strike
         self.check()
@@ -98,7 +111,7 @@ class Chaos:
     def check_parent(self):
         self.parent.send("how are you?\n")
         line = self.parent.expect("\n", ANSWER_SECONDS)
-        if not line.endswith(" ok"):
+        if " ok " not in line:
             raise Failure(f"the parent says: {line}")
 
     def ask(self):
@@ -113,8 +126,7 @@ class Chaos:
         line = self.program.expect("\n", seconds)
         self.asked = 0
         count, *words = line.split()
-        if words and words[-1].startswith("epoll="):
-            self.epoll_interrupted += int(words.pop().partition("=")[2])
+        self.unavoidable += int(words.pop().removeprefix("unavoidable="))
         if words != ["ok"]:
             raise Failure(f"the target says: {line}")
         if int(count) < self.count:
@@ -220,7 +232,7 @@ class Chaos:
         ended = said.startswith("ended")
         status = os.waitstatus_to_exitcode(int(said.split()[-1]))
         # A file of its own under /proc is not the one that the twin has.
-        if ended and status != 0 and verb[0] != "verify":
+        if ended and status != 0 and verb[0] != "verify" and not self.number_is_taken():
             raise Failure("the verb failed without having been struck")
         if runs:
             try:
@@ -309,11 +321,15 @@ class Chaos:
         """Restores; a number of the target's that somebody else has just now is waited for."""
         deadline = time.monotonic() + 10
         while (result := self.reseat("restore", self.directory, status=None)).status != 0:
-            if "File exists" not in result.stderr and "taken" not in result.stderr:
+            if not self.number_is_taken():
                 raise Failure(f"cannot be restored: {result}")
             if time.monotonic() > deadline:
                 raise NumberTaken(result.stderr)
             time.sleep(0.05)
+
+    def number_is_taken(self):
+        """The last command failed because somebody has a number of the target's just now."""
+        return any(text in self.history[-1] for text in ("File exists", "is taken", "still taken"))
 
     def bring_back(self):
         """From either state to a target that runs alone."""
@@ -383,9 +399,11 @@ class Chaos:
             raise Failure(f"{len(self.failures)} failures in {self.rounds} rounds ({self.struck} struck, "
                           f"{self.taken} given up because a number was taken):\n"
                           + "\n".join(self.failures[:FAILURES_SHOWN]))
-        if not self.struck or self.taken > self.rounds / 4:
-            raise Failure(f"of {self.rounds} rounds {self.struck} were struck, {self.taken} given up because a number was taken")
-        print(f"{self.kind}: {self.struck} of {self.rounds} struck, epoll_wait interrupted {self.epoll_interrupted} times"
+        if self.taken > self.rounds / 4:
+            raise Skip(f"others took the target's numbers in {self.taken} of {self.rounds} rounds")
+        if not self.struck:
+            raise Failure("nothing was struck")
+        print(f"{self.kind}: {self.struck} of {self.rounds} struck, {self.unavoidable} unavoidable disturbances"
               ) if LOG else None
 
     # ---- rounds ----
@@ -469,7 +487,22 @@ def test_every_interruption(context, verb):
 def test_slot_of_killed_restore(context):
     """What was to be put at a selector is not there when it is restored without that."""
     chaos = Chaos(context, "counting")
-    sweep(chaos, ["restore", "--slot", "9=/dev/null", "--slot", "1=/dev/null"], ["--changes"])
+
+    def one(at):
+        chaos.park(chaos.random.choice([CHECKPOINT, LEAVE]))
+        said = chaos.strike(["restore", "--slot", "9=/dev/null"], "--changes", "--at", at)
+        if chaos.settle()[0]:  # with the slot: the next round is another one's
+            chaos.end_all()
+            chaos.start()
+        else:
+            chaos.bring_back()
+        return said
+
+    said = ""
+    for at in range(1, MOST_CALLS):
+        said = chaos.guarded(one, at) or said
+        if said.startswith("ended"):
+            break
     chaos.report()
 
 
@@ -496,13 +529,16 @@ def take_sample(chaos, verbs):
         chaos.finish_round()
 
 
-@timeout(LONG if ROUNDS else 60)
-@each(kind=["counting", "threads", "filtered"])
+@timeout(LONG if ROUNDS else 120)
+@each(kind=list(KINDS))
 def test_random_moments(context, kind):
     chaos = Chaos(context, kind)
     verbs = [CHECKPOINT] * 3 + [LEAVE] * 2 + [["restore"]] * 3 + [["restore", "--keep"]] * 2
     verbs += [["verify"], ["drop"], ["caps"], ["list"]]
+    end = time.monotonic() + (LONG if ROUNDS else QUICK_SECONDS)
     for _ in range(ROUNDS or 100):
         chaos.guarded(take_sample, chaos, verbs)
+        if time.monotonic() > end:
+            break
     chaos.guarded(chaos.finish_round)
     chaos.report()

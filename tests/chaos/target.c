@@ -1,6 +1,6 @@
 /* What Reseat is killed over: a program that knows from the inside whether anything has happened to it.
  *
- *   target counting | threads | filtered | parent IN OUT
+ *   target counting | threads | handlers | filtered | parent IN OUT
  *
  * Whenever it reads a line it answers with one: "COUNT ok", or "COUNT" and what is not as it was. COUNT only
  * grows. What it looks at: its numbers and family, descriptors, signal mask, handlers, pending signals,
@@ -12,8 +12,10 @@
  *  - that sleeps in nanosleep(2); that waits in pause(2) for signals that the leader sends; that waits on a
  * condition;
  *  - that waits in epoll_wait(2), counted by itself: to be stopped is enough for that to say EINTR, see
- * signal(7); and the leader makes and joins short-lived threads. `filtered` has a seccomp filter that
- * refuses, with an error, what Reseat needs and the program does not. */
+ * signal(7); and the leader makes and joins short-lived threads. `handlers` has handlers
+ * for signals that nobody sends it: one that Reseat sends itself may come if nobody is there any more to take
+ * it, but never to the twin. `filtered` has a seccomp filter that refuses, with an error, what Reseat needs
+ * and the program does not. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -126,6 +128,15 @@ static void look_at_self(struct self *self)
 }
 
 static struct self at_start;
+static volatile sig_atomic_t unwanted;
+
+static void on_unwanted(int number)
+{
+    if (getpid() == at_start.pid)
+        unwanted++;
+    else
+        complain("the twin ran the handler of signal %d", number);
+}
 
 static void check_self(void)
 {
@@ -272,11 +283,13 @@ static void run_spinner(struct worker *self)
 }
 
 static pthread_mutex_t held; /* robust */
+static volatile bool is_held;
 static int poke_pipe[2];
 
 static void run_holder(struct worker *self)
 {
     pthread_mutex_lock(&held);
+    is_held = true;
     for (;; self->rounds++) {
         char byte;
         check_wait("read", read(poke_pipe[0], &byte, 1));
@@ -286,7 +299,7 @@ static void run_holder(struct worker *self)
 static void run_watcher(struct worker *self)
 {
     for (;; self->rounds++) {
-        int r = self->rounds ? pthread_mutex_trylock(&held) : EBUSY;
+        int r = is_held ? pthread_mutex_trylock(&held) : EBUSY;
         if (r != EBUSY)
             complain("the robust mutex: %s", strerror(r));
         if (r == 0 || r == EOWNERDEAD)
@@ -487,12 +500,11 @@ static void answer(bool has_threads)
     if (has_threads)
         await_threads();
     printf("%llu %s", (unsigned long long)counted, *complaints ? complaints + 2 : "ok");
-    if (epoll_interrupted)
-        printf(" epoll=%llu", (unsigned long long)epoll_interrupted);
-    printf("\n");
+    printf(" unavoidable=%llu\n", (unsigned long long)epoll_interrupted + (unsigned long long)unwanted);
     fflush(stdout);
     *complaints = '\0';
     epoll_interrupted = 0;
+    unwanted = 0;
 }
 
 int main(int argc, char **argv)
@@ -511,6 +523,11 @@ int main(int argc, char **argv)
         return 3;
     if (has_threads)
         start_threads();
+    if (strcmp(kind, "handlers") == 0) {
+        signal(SIGURG, on_unwanted);
+        signal(SIGWINCH, on_unwanted);
+        signal(SIGCHLD, on_unwanted);
+    }
     if (strcmp(kind, "filtered") == 0)
         filter();
     pid_t child = strcmp(kind, "parent") == 0 && argc > 3 ? start_child(argv) : 0;
