@@ -20,7 +20,8 @@
 #include <sys/time.h>
 #include <time.h>
 
-#define COMMIT_CALLS 32
+#define COMMIT_CALLS      32
+#define COMMIT_TIMEOUT_NS 60000000000U
 
 /* Linux 6.15: timers are made with the id that they are to have. */
 #define PR_TIMER_CREATE_RESTORE_IDS     77
@@ -150,6 +151,9 @@ static int build_commit(struct seed *seed, const struct snapshot *snapshot, stru
     /* The gate opens by holding the result of a call that is never zero. */
     program_set_result_address(program, program_call(program, NULL, SYS_getpid, 0), seed->gate_address);
     program_call(program, NULL, SYS_futex, seed->gate_address, FUTEX_WAKE, INT_MAX);
+    if (seed->report_action_address)
+        program_call(program, NULL, SYS_rt_sigaction, (uint64_t)process->report_signal,
+                     seed->report_action_address, 0, 8);
     rebuild_add_return(program, seed, snapshot, leader);
     return 0;
 }
@@ -217,15 +221,16 @@ int process_commit(struct seed *seed, const struct snapshot *snapshot, struct re
     r = step_over(seed, ret_error);
     if (r < 0)
         return r;
-    program.stop_sp = last_stop;
-    r = program_continue(process, &process->threads[0], ret_error);
-    for (size_t i = 0; r == 0 && i < process->thread_count; i++) {
+    /* From here on nothing may fail: the twin is gone. A thread that we cannot help finds its way alone. */
+    process->report_timeout_ns = COMMIT_TIMEOUT_NS;
+    program_continue(process, &process->threads[0], NULL);
+    for (size_t i = 0; i < process->thread_count; i++) {
         struct program report = {.stop_sp = i ? seed->stops[i] : last_stop};
-        r = program_await(process, &process->threads[i], &report, ret_error);
-        if (r == 0)
-            r = load_thread(seed, snapshot, i);
+        if (program_await(process, &process->threads[i], &report, NULL) < 0 ||
+            load_thread(seed, snapshot, i) < 0)
+            target_abandon_thread(process, &process->threads[i]);
     }
-    if (r == 0 && (snapshot->process.flags & SNAPSHOT_STOPPED))
-        r = sys_pidfd_send_signal(process->pidfd, SIGSTOP);
-    return r;
+    if (snapshot->process.flags & SNAPSHOT_STOPPED)
+        sys_pidfd_send_signal(process->pidfd, SIGSTOP);
+    return 0;
 }

@@ -101,6 +101,8 @@ struct seed {
     uint32_t last_number; /* must_race: what the next number was counted from before */
 
     /* Kept between rebuild and commit. */
+    uint64_t report_action_address; /* what the program does with our report signal, which its maker ignores;
+                                       or 0 */
     uint64_t passing_address; /* a word that its maker sees: 1 + a selector that is used in passing, or 0 */
     uint32_t *ns_tids;        /* of each thread of the snapshot, in the innermost namespace */
     uint64_t gate_address;

@@ -47,6 +47,7 @@ int target_open(pid_t pid, struct target *ret_target, struct reseat_error **ret_
     ret_target->pid = pid;
     ret_target->ns_pid = pid;
     ret_target->report_signal = SIGURG;
+    ret_target->report_timeout_ns = TARGET_STOP_TIMEOUT_NS;
     ret_target->pidfd = TAKE_FD(pidfd);
     ret_target->proc_fd = TAKE_FD(proc_fd);
     return 0;
@@ -185,6 +186,7 @@ int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret
     if (level_count)
         target.ns_pid = (pid_t)levels[level_count - 1];
     target.report_signal = choose_report_signal(status);
+    target.report_is_caught = status_number(status, "SigCgt", 16) >> (target.report_signal - 1) & 1;
     target.trace_options = PTRACE_O_TRACESYSGOOD | filter_options(status);
 
     r = seize_thread(&target, pid,
@@ -457,6 +459,21 @@ static void stop_for_release(struct target_thread *thread)
     if (target_get_regs(thread->tid, regs) == 0 && arch_make_restartable(regs))
         target_set_regs(thread->tid, regs);
     trace(PTRACE_DETACH, thread->tid, 0, (uint64_t)signal);
+    thread->is_traced = false;
+}
+
+void target_abandon_thread(struct target *target, struct target_thread *thread)
+{
+    int status;
+    target->keeps_scratch = true;
+    if (!thread->is_traced)
+        return;
+    if (!thread->is_stopped) {
+        trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+        target_wait_stop(thread->tid, TARGET_STOP_TIMEOUT_NS, &status);
+    }
+    trace(PTRACE_DETACH, thread->tid, 0, 0);
+    thread->is_stopped = false;
     thread->is_traced = false;
 }
 

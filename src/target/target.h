@@ -57,6 +57,8 @@ struct target {
     int pidfd, proc_fd, mem_fd;
     unsigned trace_options;
     int report_signal;
+    bool report_is_caught;         /* the program has a handler for it */
+    uint64_t report_timeout_ns;    /* how long a program may take to its report */
     struct target_thread *threads; /* the first is the leader */
     size_t thread_count;
     uint64_t stub_address; /* 0: not written */
@@ -88,6 +90,8 @@ void target_release(struct target *target);
 void target_thread_restore(struct target_thread *thread);
 /* The same, and lets it go. */
 int target_thread_release(struct target *target, struct target_thread *thread);
+/* Lets a thread go on with whatever program it is in; the scratch pages then stay. */
+void target_abandon_thread(struct target *target, struct target_thread *thread);
 /* The first half of target_release(): every thread runs on, detached; the struct is still there, and what was
  * fetched from the scratch pages. */
 void target_let_go(struct target *target);

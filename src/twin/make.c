@@ -14,7 +14,8 @@
 #include <time.h>
 
 #define PROBE_CALLS      4
-#define TWIN_CALLS       16
+#define TWIN_CALLS       17
+#define SIGNAL_SET_BYTES 8
 #define SLEEP_CHECK_NS   100000000U
 #define SCRATCH_BASE     (192 * 1024)
 #define SCRATCH_A_THREAD (24 * 1024) /* with room for 11 KiB of extended state */
@@ -87,8 +88,10 @@ size_t twin_region_marks(const struct snapshot *snapshot)
 }
 
 int twin_build_program(struct program *program, struct scratch *scratch, const struct snapshot *snapshot,
-                       int report_signal, uint64_t *ret_stack, struct reseat_error **ret_error)
+                       int report_signal, uint64_t action_address, uint64_t *ret_stack,
+                       struct reseat_error **ret_error)
 {
+    static const uint8_t ignore[TWIN_ACTION_BYTES] = {(uint8_t)(uintptr_t)SIG_IGN};
     int r = program_begin(program, scratch, TWIN_CALLS + twin_region_marks(snapshot), 0, ret_error);
     if (r < 0)
         return r;
@@ -97,6 +100,11 @@ int twin_build_program(struct program *program, struct scratch *scratch, const s
     if (name_address)
         snprintf(name, 16, TWIN_NAME_PREFIX "%u", snapshot->process.pid % 100000000U);
     *ret_stack = program_birth(program);
+    /* A traced process stops at the report even though it ignores it; one that nobody traces any more must
+     * not run the handler that it has inherited. The commit of a restore gives the handler back. */
+    if (action_address)
+        program_call(program, "ignoring the report signal", SYS_rt_sigaction, (uint64_t)report_signal,
+                     scratch_copy(scratch, ignore, sizeof ignore), action_address, SIGNAL_SET_BYTES);
     twin_add_region_marks(program, snapshot, true);
     program_call(program, "naming the twin", SYS_prctl, PR_SET_NAME, name_address);
     /* The number of a group or session that has members stays taken: the twin must not be one of them. But
@@ -160,6 +168,9 @@ static int build_leader_program(struct making *making, struct reseat_error **ret
     struct program *program = &making->programs[0];
     uint64_t stack;
     int r = twin_build_program(&making->twin_program, scratch, snapshot, making->target->report_signal,
+                               making->target->report_is_caught
+                                   ? making->header_address + offsetof(struct twin_header, report_action)
+                                   : 0,
                                &stack, ret_error);
     if (r < 0)
         return r;
@@ -193,6 +204,8 @@ static int write_header(struct making *making, const char *dir, struct reseat_er
         return error_set(ret_error, -ENAMETOOLONG, "%s: the path is too long", dir);
     memcpy(header->magic, TWIN_MAGIC, sizeof header->magic);
     header->pid = making->snapshot->process.pid;
+    header->report_signal = (uint32_t)making->target->report_signal;
+    header->report_is_caught = making->target->report_is_caught;
     strcpy(header->dir, dir);
     int r = program_begin(&sleep, scratch, 4, 0, ret_error);
     if (r < 0)

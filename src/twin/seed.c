@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -87,6 +88,10 @@ int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct r
             "process %u was not killed by this checkpoint, because Reseat was killed just then, and has "
             "run on in the memory of its twin: there is nothing to restore; drop it",
             process->pid);
+    if (header.report_signal != SIGURG && header.report_signal != SIGWINCH && header.report_signal != SIGCHLD)
+        return error_set(ret_error, -EBADMSG, "the header of the twin %d is damaged", twin.pid);
+    twin.report_signal = (int)header.report_signal;
+    twin.report_is_caught = header.report_is_caught;
     /* It may sleep in a program of an earlier restore that was killed, which is about to be overwritten. */
     struct target_thread *thread = &twin.threads[0];
     arch_enter(thread->regs, scratch_interpreter(&twin.scratch), header.sleep_address);
@@ -285,6 +290,11 @@ int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid
     ret_process->stub_address = twin->stub_address;
     twin->scratch = (struct scratch){0};
     twin->stub_address = 0;
+    /* Only then: to set a signal to its default discards those that are waiting, and our reports with them.
+     */
+    if (twin->report_is_caught)
+        seed->report_action_address = snapshot->process.scratch_address + TWIN_HEADER_OFFSET +
+                                      offsetof(struct twin_header, report_action);
     seed->passing_address =
         snapshot->process.scratch_address + TWIN_HEADER_OFFSET + offsetof(struct twin_header, passing);
     seed->process = ret_process;
@@ -299,7 +309,7 @@ int twin_copy(struct target *twin, struct snapshot *snapshot, struct target *ret
     struct scratch *scratch = &twin->scratch;
     uint64_t stack;
     scratch->used = scratch->first;
-    int r = twin_build_program(&program, scratch, snapshot, twin->report_signal, &stack, ret_error);
+    int r = twin_build_program(&program, scratch, snapshot, twin->report_signal, 0, &stack, ret_error);
     if (r < 0)
         return r;
     uint64_t arguments = process_clone_arguments(scratch, CLONE_PARENT, stack, 0, NULL, 0);

@@ -24,6 +24,9 @@ struct twin_header {
     uint64_t ran_on; /* heir: not zero when the target was not killed after all, and runs on in this memory */
     uint64_t sleep_address;
     uint64_t passing; /* 1 + a selector that a restore that was killed may have left open, or 0 */
+    uint32_t report_signal,
+        report_is_caught;      /* then ignored by the twin, lest it ever run the program's handler */
+    uint8_t report_action[32]; /* struct sigaction of the kernel: what the program does with it */
     char dir[4096];
 };
 
