@@ -2,20 +2,23 @@
  *
  *   target counting | threads | handlers | filtered | parent IN OUT
  *
- * Whenever it reads a line it answers with one: "COUNT ok", or "COUNT" and what is not as it was. COUNT only
- * grows. What it looks at: its numbers and family, descriptors, signal mask, handlers, pending signals,
- * alternate stack, robust list and tid address, timers, a pattern in memory; that no system call was
- * interrupted for no reason and no sleep was too short. `threads` has, besides the leader that polls, threads
+ * Whenever it reads a line it answers with one: "COUNT ok unavoidable=N", or what is not as it was in the
+ * place of "ok". COUNT only grows. What it looks at: its numbers and family, descriptors, signal mask,
+ * handlers, pending signals, alternate stack, robust list and tid address, timers, a pattern in memory; that
+ * no system call was interrupted for no reason and no sleep was too short. `threads` has, besides the leader
+ * that polls, threads
  *  - that spins with a pattern in all general and SSE registers and in the red zone of its stack,
- *  - that holds a robust mutex for ever and waits in read(2); another that sees that it is held, and not
- * "owner died",
- *  - that sleeps in nanosleep(2); that waits in pause(2) for signals that the leader sends; that waits on a
- * condition;
- *  - that waits in epoll_wait(2), counted by itself: to be stopped is enough for that to say EINTR, see
- * signal(7); and the leader makes and joins short-lived threads. `handlers` has handlers
- * for signals that nobody sends it: one that Reseat sends itself may come if nobody is there any more to take
- * it, but never to the twin. `filtered` has a seccomp filter that refuses, with an error, what Reseat needs
- * and the program does not. */
+ *  - that holds a robust mutex for ever and waits in read(2); another that sees that it is held, not "owner
+ * died",
+ *  - that sleeps in nanosleep(2); that waits in pause(2) for the leader's signals; that waits on a condition;
+ *  - that waits in epoll_wait(2): to be stopped is enough for that to say EINTR (signal(7)), which is
+ * unavoidable; and the leader makes and joins short-lived threads.
+ *
+ * `handlers` has handlers for signals that nobody sends it: one that Reseat sends may come if nobody is there
+ * any more to take it (unavoidable), but never to the twin. `filtered` has a seccomp filter that refuses,
+ * with an error, what Reseat needs and the program does not. `parent` starts a `counting` one with the
+ * descriptors IN and OUT as standard input and output, and waits for that child and no other, as many
+ * programs do. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
