@@ -21,7 +21,8 @@ static int start_child(void **state)
 {
     struct child *child = calloc(1, sizeof *child);
     assert_non_null(child);
-    child->count = mmap(NULL, sizeof *child->count, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    child->count =
+        mmap(NULL, sizeof *child->count, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     child->pid = fork();
     if (child->pid == 0)
         for (;; ++*child->count)

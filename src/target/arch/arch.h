@@ -23,7 +23,8 @@ void arch_set_ip(uint64_t *regs, uint64_t ip);
 uint64_t arch_tls(const uint64_t *regs);
 uint64_t arch_second_tls(const uint64_t *regs);
 
-/* The system call that sets the second one, for a way back that ptrace does not help with; false: nothing to set. */
+/* The system call that sets the second one, for a way back that ptrace does not help with; false: nothing to
+ * set. */
 bool arch_second_tls_call(const uint64_t *regs, long *ret_number, uint64_t ret_arguments[6]);
 
 /* Whether these are the registers of a program that we can handle (64-bit, ordinary code segment). */
@@ -37,7 +38,8 @@ void arch_enter(uint64_t *regs, uint64_t interpreter, uint64_t program);
 void arch_enter_stub(uint64_t *regs, uint64_t stub, long number, const uint64_t arguments[6]);
 
 /* A system call that ended with EINTR merely because we stopped the thread is set to be made again (unless a
- * handler runs first): the kernel does that itself when it sees -ERESTARTNOHAND there. Says whether anything had to be changed. */
+ * handler runs first): the kernel does that itself when it sees -ERESTARTNOHAND there. Says whether anything
+ * had to be changed. */
 bool arch_make_restartable(uint64_t *regs);
 /* For another process than the one that was in the call: what the kernel would continue from a restart block
  * is made again from the start. */

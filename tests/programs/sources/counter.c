@@ -1,6 +1,6 @@
-/* A line server for the tests of C binaries (static, musl, dynamic): "add N" adds to the sum of the connection
- * and to the total, and is answered "sum S total T ticks K". One thread for each connection, blocked in
- * read(2); one more that counts ticks in a condition variable's timed wait. Prints its port. */
+/* A line server for the tests of C binaries (static, musl, dynamic): "add N" adds to the sum of the
+ * connection and to the total, and is answered "sum S total T ticks K". One thread for each connection,
+ * blocked in read(2); one more that counts ticks in a condition variable's timed wait. Prints its port. */
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -12,7 +12,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t never = PTHREAD_COND_INITIALIZER;
 static long total, ticks;
 
-static void *count_ticks(void *unused) {
+static void *count_ticks(void *unused)
+{
     (void)unused;
     pthread_mutex_lock(&lock);
     for (;;) {
@@ -32,7 +33,8 @@ static void *count_ticks(void *unused) {
 
 static __thread long sum; /* thread-local storage: the TLS base must come back */
 
-static void *serve(void *connection) {
+static void *serve(void *connection)
+{
     FILE *stream = fdopen((int)(long)connection, "r+");
     char line[128];
     sum = 0;
@@ -49,7 +51,8 @@ static void *serve(void *connection) {
     return NULL;
 }
 
-int main(void) {
+int main(void)
+{
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     int listening = socket(AF_INET, SOCK_STREAM, 0);

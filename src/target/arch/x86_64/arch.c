@@ -222,7 +222,8 @@ size_t arch_stub_build(uint8_t *stub, uint64_t address, const uint64_t *regs, ui
 
 bool arch_is_stub(const uint8_t *bytes)
 {
-    static const uint8_t beginning[] = {0x0f, 0x05, 0xb8, SYS_rt_sigprocmask, 0, 0, 0, 0xbf, 2, 0, 0, 0, 0x48, 0x8d, 0x35};
+    static const uint8_t beginning[] = {0x0f, 0x05, 0xb8, SYS_rt_sigprocmask, 0, 0, 0, 0xbf, 2, 0, 0, 0,
+                                        0x48, 0x8d, 0x35};
     return memcmp(bytes, beginning, sizeof beginning) == 0;
 }
 
