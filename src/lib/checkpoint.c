@@ -107,6 +107,17 @@ static int checkpoint(struct target *target, struct snapshot *snapshot, struct i
     return r;
 }
 
+/* Who may trace a process may not always signal it (CAP_SYS_PTRACE without CAP_KILL). */
+static int check_may_kill(pid_t pid, struct reseat_error **ret_error)
+{
+    if (kill(pid, 0) == 0)
+        return 0;
+    return error_errno(ret_error, -errno,
+                       "process %d may be traced by us but not ended, which takes CAP_KILL (or "
+                       "--leave-running)",
+                       pid);
+}
+
 int reseat_checkpoint(pid_t pid, const char *dir, const struct reseat_checkpoint_options *options,
                       struct reseat_checkpoint_result *ret_result, struct reseat_error **ret_error)
 {
@@ -121,6 +132,8 @@ int reseat_checkpoint(pid_t pid, const char *dir, const struct reseat_checkpoint
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
     _cleanup_(image_draft_end) struct image_draft draft = {.parent_fd = -EBADF, .dir_fd = -EBADF};
     int r = process_check_eligible(pid, ret_error);
+    if (r == 0 && !leave_running)
+        r = check_may_kill(pid, ret_error);
     if (r == 0)
         r = check_obstacles(pid, form, options, ret_error);
     if (r == 0)

@@ -25,8 +25,10 @@ static int note_shared(struct target *twin, struct snapshot *kept, struct reseat
 {
     _cleanup_(shared_objects_end) struct shared_objects shared = {0};
     int r = object_find_shared(twin->pid, &shared, ret_error);
-    free(TAKE_PTR(kept->positions)); /* noted already, for its record locks */
-    kept->positions_count = 0;
+    /* Noted already, for its record locks. */
+    free(TAKE_PTR(kept->positions));
+    free(TAKE_PTR(kept->interests));
+    kept->positions_count = kept->interests_count = 0;
     return r < 0 ? r : object_capture_shared(twin->pid, &shared, kept, ret_error);
 }
 

@@ -279,6 +279,17 @@ void process_probe(struct program *program, const struct snapshot *snapshot, str
     *ret_probe = probe;
 }
 
+static bool is_pending(const struct snapshot *snapshot, int signal)
+{
+    for (size_t i = 0; i < snapshot->signals_count; i++) {
+        siginfo_t info;
+        memcpy(&info, snapshot->signals[i].siginfo, sizeof info);
+        if (snapshot->signals[i].tid == 0 && info.si_signo == signal)
+            return true;
+    }
+    return false;
+}
+
 void process_read_probe(const struct program *program, const struct process_probe *probe,
                         struct snapshot *snapshot)
 {
@@ -290,11 +301,10 @@ void process_read_probe(const struct program *program, const struct process_prob
             (uint64_t)itimers[i].it_interval.tv_sec * 1000000U + (uint64_t)itimers[i].it_interval.tv_usec;
         process->itimers[i].value_us =
             (uint64_t)itimers[i].it_value.tv_sec * 1000000U + (uint64_t)itimers[i].it_value.tv_usec;
-        /* A real timer that has fired starts again only when its signal is taken; the signal is pending
-         * still. */
-        if (!process->itimers[i].value_us)
-            process->itimers[i].value_us = process->itimers[i].interval_us;
     }
+    /* A real timer that has fired starts again only when its signal is taken, and that is pending still. */
+    if (!process->itimers[ITIMER_REAL].value_us && is_pending(snapshot, SIGALRM))
+        process->itimers[ITIMER_REAL].value_us = process->itimers[ITIMER_REAL].interval_us;
     const struct itimerspec *timers = scratch_mirror(scratch, probe->timers_address);
     for (size_t i = 0; i < snapshot->timers_count; i++) {
         snapshot->timers[i].interval_ns =

@@ -20,8 +20,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-#define COMMIT_CALLS      32
-#define COMMIT_TIMEOUT_NS 60000000000U
+#define COMMIT_CALLS 32
 
 /* Linux 6.15: timers are made with the id that they are to have. */
 #define PR_TIMER_CREATE_RESTORE_IDS     77
@@ -222,7 +221,6 @@ int process_commit(struct seed *seed, const struct snapshot *snapshot, struct re
     if (r < 0)
         return r;
     /* From here on nothing may fail: the twin is gone. A thread that we cannot help finds its way alone. */
-    process->report_timeout_ns = COMMIT_TIMEOUT_NS;
     program_continue(process, &process->threads[0], NULL);
     for (size_t i = 0; i < process->thread_count; i++) {
         struct program report = {.stop_sp = i ? seed->stops[i] : last_stop};

@@ -10,7 +10,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <linux/major.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 
 #define KERNEL_THREAD_FLAG   0x00200000U /* PF_KTHREAD, include/linux/sched.h */
 #define CAP_SYS_ADMIN_BIT    (UINT64_C(1) << 21)
@@ -224,6 +226,23 @@ static int add_members(struct inspection *inspection, const struct neighbours *n
         inspection->pid, what);
 }
 
+/* A terminal that is no pty hangs up when its session leader ends: its descriptors say EIO ever after. */
+static int add_hangup(struct inspection *inspection, const struct neighbours *neighbours)
+{
+    (void)neighbours;
+    unsigned device = major((unsigned)inspection->stat.tty);
+    bool is_pty =
+        device >= UNIX98_PTY_SLAVE_MAJOR && device < UNIX98_PTY_SLAVE_MAJOR + UNIX98_PTY_MAJOR_COUNT;
+    if (inspection->leave_running || !inspection->stat.tty || is_pty ||
+        inspection->stat.session != inspection->pid)
+        return 0;
+    return obstacles_add(
+        inspection->obstacles, SEVERITY_LOST, -1,
+        "%s leads a session on a terminal that is not a pty: when it is killed the kernel hangs the "
+        "terminal up, and its descriptors on it fail with EIO; leave it running instead",
+        inspection->who);
+}
+
 /* Whether a thread is inside vfork(2) shows as a child that runs in our memory. */
 static int add_sharer(struct inspection *inspection, const struct neighbour *neighbour, bool memory,
                       bool table)
@@ -327,7 +346,7 @@ int find_family_obstacles(struct inspection *inspection, struct reseat_error **r
             "traced by %s or is in its session cannot be seen",
             inspection->who);
     int (*const questions[])(struct inspection *, const struct neighbours *) = {
-        add_children, add_tracees, add_members, add_sharers, add_process_limit,
+        add_children, add_tracees, add_members, add_hangup, add_sharers, add_process_limit,
     };
     for (size_t i = 0; r == 0 && i < COUNT_OF(questions); i++)
         r = questions[i](inspection, &neighbours);

@@ -207,7 +207,7 @@ int program_await(struct target *target, struct target_thread *thread, const str
 {
     for (;;) {
         int status;
-        int r = target_wait_stop(thread->tid, target->report_timeout_ns, &status);
+        int r = target_wait_stop(thread->tid, TARGET_REPORT_TIMEOUT_NS, &status);
         if (r == -ESRCH) {
             thread->is_traced = false;
             return error_set(ret_error, r, "thread %d of process %d ended while a program ran in it",

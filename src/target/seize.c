@@ -47,7 +47,6 @@ int target_open(pid_t pid, struct target *ret_target, struct reseat_error **ret_
     ret_target->pid = pid;
     ret_target->ns_pid = pid;
     ret_target->report_signal = SIGURG;
-    ret_target->report_timeout_ns = TARGET_STOP_TIMEOUT_NS;
     ret_target->pidfd = TAKE_FD(pidfd);
     ret_target->proc_fd = TAKE_FD(proc_fd);
     return 0;
@@ -477,8 +476,21 @@ void target_abandon_thread(struct target *target, struct target_thread *thread)
     thread->is_traced = false;
 }
 
+/* Threads whose program did something that must not last stand at a report behind which it is undone. */
+static void undo_programs(struct target *target)
+{
+    for (size_t i = 0; i < target->thread_count; i++) {
+        struct target_thread *thread = &target->threads[i];
+        struct program undo = {.stop_sp = thread->undo_stop};
+        if (thread->undo_stop && thread->is_stopped && program_continue(target, thread, NULL) == 0)
+            program_await(target, thread, &undo, NULL);
+        thread->undo_stop = 0;
+    }
+}
+
 void target_let_go(struct target *target)
 {
+    undo_programs(target);
     for (size_t i = 0; i < target->thread_count; i++)
         stop_for_release(&target->threads[i]);
     /* The leader goes last: it alone can unmap the scratch pages, on which the others may still stand. */

@@ -19,9 +19,11 @@
 #include "base/base.h"
 #include "target/arch/arch.h"
 
-/* How long a thread may take to stop, and a program to run. A vfork(2) in progress blocks its thread for as
+/* How long a thread may take to stop. A vfork(2) in progress blocks its thread for as
  * long as it lasts. */
 #define TARGET_STOP_TIMEOUT_NS 2000000000U
+/* How long a program may take to its report: a fork of much memory takes seconds. */
+#define TARGET_REPORT_TIMEOUT_NS 60000000000U
 
 /* Syscall user dispatch (struct ptrace_sud_config): while a program of ours runs in the thread it is off, and
  * of all that we change this alone does not come back by itself if we die just then. */
@@ -34,8 +36,9 @@ struct target_thread {
     pid_t ns_tid; /* in its innermost PID namespace */
     bool is_traced;
     bool is_stopped;
-    bool is_moved;                  /* its registers are ours: they must be put back before it is let go */
-    int held_signal;                /* arrived while a program ran; sent again when it is let go */
+    bool is_moved;      /* its registers are ours: they must be put back before it is let go */
+    uint64_t undo_stop; /* where it reports that it has undone what its program did; 0: nothing to undo */
+    int held_signal;    /* arrived while a program ran; sent again when it is let go */
     uint64_t regs[ARCH_REGS_WORDS]; /* as at the stop, with an interrupted system call set to be made again */
     uint64_t signal_mask;
     struct dispatch_config dispatch;
@@ -58,7 +61,6 @@ struct target {
     unsigned trace_options;
     int report_signal;
     bool report_is_caught;         /* the program has a handler for it */
-    uint64_t report_timeout_ns;    /* how long a program may take to its report */
     struct target_thread *threads; /* the first is the leader */
     size_t thread_count;
     uint64_t stub_address; /* 0: not written */

@@ -17,6 +17,7 @@
 #define TWIN_CALLS       17
 #define SIGNAL_SET_BYTES 8
 #define SLEEP_CHECK_NS   100000000U
+#define SLEEP_STEP_NS    100000
 #define SCRATCH_BASE     (192 * 1024)
 #define SCRATCH_A_THREAD (24 * 1024) /* with room for 11 KiB of extended state */
 #define SCRATCH_A_TIMER  2048
@@ -48,6 +49,7 @@ struct making {
     struct program *programs; /* of each thread of the target */
     struct thread_probe *probes;
     struct process_probe process_probe;
+    uint64_t *undo_stops; /* of each thread: where it reports that it is as before */
     size_t clone_call;
     uint64_t header_address, sleep_address;
 };
@@ -57,6 +59,7 @@ static void making_end(struct making *making)
     for (size_t i = 0; making->programs && i < making->thread_count; i++)
         program_end(&making->programs[i]);
     program_end(&making->twin_program);
+    free(making->undo_stops);
     free(making->programs);
     free(making->probes);
 }
@@ -144,6 +147,10 @@ static void add_ending(struct making *making, size_t index)
         program->calls[probe->tid_call].arguments[1] = probe->tid_address;
         if (row->robust_list)
             program_call(program, NULL, SYS_set_robust_list, row->robust_list, row->robust_list_length);
+        uint64_t stop_sp = program->stop_sp;
+        program_report(program, target->report_signal, target->ns_pid, thread->ns_tid);
+        making->undo_stops[index] = program->stop_sp;
+        program->stop_sp = stop_sp;
     }
     program_return(program, thread->regs, thread->signal_mask, making->snapshot->blobs + row->xstate_offset,
                    row->xstate_length);
@@ -152,7 +159,7 @@ static void add_ending(struct making *making, size_t index)
 static int build_thread_program(struct making *making, size_t index, struct reseat_error **ret_error)
 {
     struct program *program = &making->programs[index];
-    int r = program_begin(program, &making->target->scratch, PROCESS_THREAD_PROBE_CALLS + 9,
+    int r = program_begin(program, &making->target->scratch, PROCESS_THREAD_PROBE_CALLS + 10,
                           PROGRAM_RETURN_BYTES, ret_error);
     if (r < 0)
         return r;
@@ -264,8 +271,11 @@ static int run_threads(struct making *making, size_t first, size_t end, struct r
 {
     struct target *target = making->target;
     int r = 0;
-    for (size_t i = first; r == 0 && i < end; i++)
+    for (size_t i = first; r == 0 && i < end; i++) {
         r = program_start(target, &target->threads[i], &making->programs[i], ret_error);
+        if (r == 0)
+            target->threads[i].undo_stop = making->undo_stops[i];
+    }
     for (size_t i = first; i < end; i++) {
         if (!target->threads[i].is_moved)
             continue; /* was not started */
@@ -352,8 +362,9 @@ int twin_make(struct target *target, struct snapshot *snapshot, const char *dir,
         .will_kill = will_kill,
         .programs = calloc(target->thread_count, sizeof *making.programs),
         .probes = calloc(target->thread_count, sizeof *making.probes),
+        .undo_stops = calloc(target->thread_count, sizeof *making.undo_stops),
     };
-    if (!making.programs || !making.probes)
+    if (!making.programs || !making.probes || !making.undo_stops)
         return error_errno(ret_error, -ENOMEM, "making a twin of %zu threads", target->thread_count);
     int r = write_header(&making, dir, ret_error);
     if (r == 0)
@@ -398,18 +409,26 @@ int twin_make(struct target *target, struct snapshot *snapshot, const char *dir,
 
 /* ---- to sleep ---- */
 
+/* Whether it has gone to sleep: inside the futex(2), behind any filter. */
+static bool is_asleep(struct target *twin)
+{
+    struct proc_stat stat;
+    _cleanup_free_ char *call = NULL;
+    return proc_stat_read(twin->proc_fd, &stat) == 0 && stat.state == 'S' &&
+           file_read(twin->proc_fd, "syscall", &call, NULL) == 0 && strtol(call, NULL, 10) == SYS_futex;
+}
+
 /* A seccomp filter that was suspended while we held the twin may not let it sleep. */
 static int check_sleep(struct target *twin, struct reseat_error **ret_error)
 {
     uint64_t start_ns = now_ns();
     struct proc_stat stat;
     while (proc_stat_read(twin->proc_fd, &stat) == 0 && stat.state != 'Z' && stat.state != 'X') {
+        if (is_asleep(twin))
+            return 0;
         if (now_ns() - start_ns > SLEEP_CHECK_NS)
-            return stat.state == 'S'
-                       ? 0
-                       : error_set(ret_error, -EPERM,
-                                   "the seccomp filter does not let the twin sleep in futex(2)");
-        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+            return error_set(ret_error, -EPERM, "the seccomp filter does not let the twin sleep in futex(2)");
+        nanosleep(&(struct timespec){.tv_nsec = SLEEP_STEP_NS}, NULL);
     }
     return error_set(
         ret_error, -EPERM,
