@@ -16,6 +16,15 @@
 #define SEED_FLAGS (CLONE_VM | CLONE_FILES | CLONE_SYSVSEM | CLONE_PARENT)
 #define RETRY_NS   500000
 
+static int report_gone(const struct snapshot_process *process, struct reseat_error **ret_error)
+{
+    return error_set(
+        ret_error, -ESRCH,
+        "the twin %u of process %u is gone: somebody or something killed it (out of memory, the end of its "
+        "control group, a signal)",
+        process->twin, process->pid);
+}
+
 int twin_check(const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     const struct snapshot_process *process = &snapshot->process;
@@ -28,11 +37,7 @@ int twin_check(const struct snapshot *snapshot, struct reseat_error **ret_error)
     struct proc_stat stat;
     int r = proc_stat_of((pid_t)process->twin, &stat);
     if (r < 0 || stat.start_time != process->twin_start_time || stat.state == 'Z' || stat.state == 'X')
-        return error_set(
-            ret_error, -ESRCH,
-            "the twin %u of process %u is gone: somebody or something killed it (out of memory, the end of "
-            "its control group, a signal)",
-            process->twin, process->pid);
+        return report_gone(process, ret_error);
     if (strncmp(stat.comm, TWIN_NAME_PREFIX, strlen(TWIN_NAME_PREFIX)) != 0)
         return error_set(ret_error, -EBADMSG, "process %u is not a twin", process->twin);
     return 0;
@@ -67,6 +72,8 @@ int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct r
     r = target_seize((pid_t)process->twin, &twin, ret_error);
     if (r == 0)
         r = target_stop(&twin, ret_error);
+    if (r == -ESRCH)
+        return report_gone(process, ret_error);
     if (r < 0)
         return error_prefix(ret_error, r, "taking the twin in hand");
     uint64_t ip = arch_ip(twin.threads[0].regs);
