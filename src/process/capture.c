@@ -94,7 +94,6 @@ static int capture_thread(struct target *target, struct target_thread *thread, s
     row->dispatch_selector = thread->dispatch.selector;
     row->dispatch_offset = thread->dispatch.offset;
     row->dispatch_length = thread->dispatch.length;
-    row->gs_base = arch_second_tls(thread->regs);
     memcpy(row->regs, thread->regs, sizeof thread->regs);
     arch_restart_from_start(row->regs);
     if (syscall(SYS_get_robust_list, thread->tid, &row->robust_list, &row->robust_list_length) < 0)

@@ -32,7 +32,6 @@ enum snapshot_process_flags {
     SNAPSHOT_LEFT_RUNNING = 1 << 6,
     SNAPSHOT_LOCKS_FUTURE = 1 << 7, /* mlockall(MCL_FUTURE) */
     SNAPSHOT_HAS_TERMIOS = 1 << 8,
-    SNAPSHOT_NEW_SESSION_TTY = 1 << 9, /* led its session and had a controlling terminal */
 };
 
 struct snapshot_itimer {
@@ -60,11 +59,9 @@ struct snapshot_process {
     uint64_t stub_address;                    /* see target/target.h */
 
     uint64_t realtime_ns; /* when the checkpoint was taken */
-    uint64_t pause_ns;    /* how long the target stood still */
     struct snapshot_itimer itimers[3];
     uint8_t termios[SNAPSHOT_TERMIOS_BYTES];
     uint32_t capability_count;
-    uint64_t timer_slack_default_ns;
 };
 
 enum snapshot_thread_flags {
@@ -87,7 +84,6 @@ struct snapshot_thread {
     uint32_t rseq_signature, rseq_flags;
     uint64_t dispatch_mode, dispatch_selector, dispatch_offset, dispatch_length; /* syscall user dispatch */
     uint64_t timer_slack_ns;
-    uint64_t gs_base;
     char name[16];
     uint8_t scheduling[56]; /* struct sched_attr */
     uint32_t affinity_length;

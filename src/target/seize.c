@@ -5,6 +5,7 @@
  * is read again until nothing new appears. See ptrace(2), and proc_pid_task(5) for the kernel's own workers,
  * which must never be seized. */
 #include "target/target.h"
+#include "target/target-internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,22 +19,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* Debian 12's headers have these as enumerators of another name or not at all. */
-#define EVENT_STOP                       128 /* PTRACE_EVENT_STOP */
-#define SET_SYSCALL_USER_DISPATCH_CONFIG 0x4210
-#define GET_SYSCALL_USER_DISPATCH_CONFIG 0x4211
-
 /* PF_IO_WORKER and PF_USER_WORKER, include/linux/sched.h: io_uring's and vhost's threads. */
 #define KERNEL_WORKER_FLAGS 0x4010
-
-#define YIELD_NS            300000 /* how long to wait by yielding before sleeping */
-#define SLEEP_NS            100000
-
-static long trace(int request, pid_t tid, uint64_t address, uint64_t data)
-{
-    long r = ptrace((enum __ptrace_request)request, tid, address, data);
-    return r < 0 ? -errno : r;
-}
 
 int target_open(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
 {
@@ -95,7 +82,7 @@ static pid_t innermost_tid(struct target *target, pid_t tid)
 
 static int seize_thread(struct target *target, pid_t tid, struct reseat_error **ret_error)
 {
-    long r = trace(PTRACE_SEIZE, tid, 0, target->trace_options);
+    long r = target_trace(PTRACE_SEIZE, tid, 0, target->trace_options);
     if (r == -ESRCH)
         return 0; /* it ended meanwhile */
     if (r == -EPERM) {
@@ -108,7 +95,7 @@ static int seize_thread(struct target *target, pid_t tid, struct reseat_error **
         return error_errno(ret_error, (int)r, "seizing thread %d of process %d", tid, target->pid);
     struct target_thread *thread = target_add_thread(target, tid);
     if (!thread) {
-        trace(PTRACE_DETACH, tid, 0, 0);
+        target_trace(PTRACE_DETACH, tid, 0, 0);
         return error_errno(ret_error, -ENOMEM, "seizing thread %d", tid);
     }
     thread->is_traced = true;
@@ -205,49 +192,6 @@ int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret
     return 0;
 }
 
-int target_wait_stop(pid_t tid, uint64_t timeout_ns, int *ret_status)
-{
-    uint64_t start_ns = now_ns();
-    for (;;) {
-        int status;
-        pid_t r = waitpid(tid, &status, __WALL | WNOHANG);
-        if (r < 0 && errno == EINTR)
-            continue;
-        if (r < 0)
-            return -ESRCH;
-        if (r == tid) {
-            if (!WIFSTOPPED(status))
-                return -ESRCH;
-            *ret_status = status;
-            return 0;
-        }
-        uint64_t waited_ns = now_ns() - start_ns;
-        if (waited_ns > timeout_ns)
-            return -ETIMEDOUT;
-        if (waited_ns < YIELD_NS)
-            sched_yield();
-        else
-            nanosleep(&(struct timespec){.tv_nsec = SLEEP_NS}, NULL);
-    }
-}
-
-int target_get_regs(pid_t tid, uint64_t regs[ARCH_REGS_WORDS])
-{
-    struct iovec vector = {regs, arch_regs_bytes};
-    return (int)trace(PTRACE_GETREGSET, tid, 1 /* NT_PRSTATUS */, (uint64_t)&vector);
-}
-
-int target_set_regs(pid_t tid, const uint64_t regs[ARCH_REGS_WORDS])
-{
-    struct iovec vector = {(void *)regs, arch_regs_bytes};
-    return (int)trace(PTRACE_SETREGSET, tid, 1, (uint64_t)&vector);
-}
-
-int target_set_signal_mask(pid_t tid, uint64_t mask)
-{
-    return (int)trace(PTRACE_SETSIGMASK, tid, sizeof mask, (uint64_t)&mask);
-}
-
 /* Says where a thread hangs that does not stop. */
 static int report_unstoppable(struct target *target, pid_t tid, struct reseat_error **ret_error)
 {
@@ -284,39 +228,15 @@ static int wait_interrupted(struct target *target, struct target_thread *thread,
             return 0;
         }
         int signal = status >> 16 ? 0 : WSTOPSIG(status);
-        if (trace(PTRACE_CONT, thread->tid, 0, (uint64_t)signal) < 0)
+        if (target_trace(PTRACE_CONT, thread->tid, 0, (uint64_t)signal) < 0)
             return -ESRCH;
     }
 }
 
-int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_REGS_WORDS], int report_signal)
-{
-    /* A dispatched thread cannot make system calls for us. */
-    if (thread->dispatch.mode) {
-        struct dispatch_config off = {0};
-        trace(SET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof off, (uint64_t)&off);
-    }
-    /* Registers first, then the mask: from where they point the thread puts its mask back by itself. */
-    int r = target_set_regs(thread->tid, regs);
-    thread->is_moved = true;
-    return r < 0 ? r : target_set_signal_mask(thread->tid, program_signal_mask(report_signal));
-}
-
-int target_set_options(struct target *target, pid_t tid, unsigned options)
-{
-    return (int)trace(PTRACE_SETOPTIONS, tid, 0, options | target->trace_options);
-}
-
 int target_interrupt(struct target *target, struct target_thread *thread, struct reseat_error **ret_error)
 {
-    trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+    target_trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
     return wait_interrupted(target, thread, ret_error);
-}
-
-int target_set_xstate(pid_t tid, const void *xstate, size_t length)
-{
-    struct iovec vector = {(void *)xstate, length};
-    return (int)trace(PTRACE_SETREGSET, tid, arch_xstate_note, (uint64_t)&vector);
 }
 
 int target_seize_thread(struct target *target, pid_t tid, struct reseat_error **ret_error)
@@ -336,17 +256,17 @@ static int read_state(struct target_thread *thread)
     if (arch_make_restartable(thread->regs))
         target_set_regs(thread->tid, thread->regs);
     /* Linux 6.4; before, nobody can tell, and it stays as it is. */
-    if (trace(GET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
-              (uint64_t)&thread->dispatch) < 0)
+    if (target_trace(GET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
+                     (uint64_t)&thread->dispatch) < 0)
         thread->dispatch = (struct dispatch_config){0};
-    return (int)trace(PTRACE_GETSIGMASK, thread->tid, sizeof thread->signal_mask,
-                      (uint64_t)&thread->signal_mask);
+    return (int)target_trace(PTRACE_GETSIGMASK, thread->tid, sizeof thread->signal_mask,
+                             (uint64_t)&thread->signal_mask);
 }
 
 static int stop_threads_from(struct target *target, size_t first, struct reseat_error **ret_error)
 {
     for (size_t i = first; i < target->thread_count; i++)
-        trace(PTRACE_INTERRUPT, target->threads[i].tid, 0, 0);
+        target_trace(PTRACE_INTERRUPT, target->threads[i].tid, 0, 0);
     for (size_t i = first; i < target->thread_count; i++) {
         struct target_thread *thread = &target->threads[i];
         int r = wait_interrupted(target, thread, ret_error);
@@ -412,135 +332,4 @@ int target_stop(struct target *target, struct reseat_error **ret_error)
                          "process %d ended, or executed another program, while it was being stopped",
                          target->pid);
     return 0;
-}
-
-void target_thread_restore(struct target_thread *thread)
-{
-    /* First the mask: if we die between the two, the way back that the thread is on sets the same mask again.
-     */
-    if (thread->is_moved)
-        target_set_signal_mask(thread->tid, thread->signal_mask);
-    target_set_regs(thread->tid, thread->regs);
-    if (thread->is_moved && thread->dispatch.mode)
-        trace(SET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
-              (uint64_t)&thread->dispatch);
-    thread->is_moved = false;
-}
-
-int target_thread_release(struct target *target, struct target_thread *thread)
-{
-    if (!thread->is_traced)
-        return 0;
-    if (thread->held_signal)
-        syscall(SYS_tgkill, target->pid, thread->tid, thread->held_signal);
-    if (thread->is_stopped)
-        target_thread_restore(thread);
-    thread->is_stopped = false;
-    thread->is_traced = false;
-    return (int)trace(PTRACE_DETACH, thread->tid, 0, 0);
-}
-
-/* A thread that does not stand still cannot be let go: it is stopped once more. */
-static void stop_for_release(struct target_thread *thread)
-{
-    int status;
-    if (!thread->is_traced || thread->is_stopped)
-        return;
-    trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
-    if (target_wait_stop(thread->tid, TARGET_STOP_TIMEOUT_NS, &status) < 0)
-        return;
-    if (thread->is_moved) {
-        thread->is_stopped = true;
-        return;
-    }
-    int signal = status >> 16 ? 0 : WSTOPSIG(status);
-    uint64_t regs[ARCH_REGS_WORDS] = {0};
-    if (target_get_regs(thread->tid, regs) == 0 && arch_make_restartable(regs))
-        target_set_regs(thread->tid, regs);
-    trace(PTRACE_DETACH, thread->tid, 0, (uint64_t)signal);
-    thread->is_traced = false;
-}
-
-void target_abandon_thread(struct target *target, struct target_thread *thread)
-{
-    int status;
-    target->keeps_scratch = true;
-    if (!thread->is_traced)
-        return;
-    if (!thread->is_stopped) {
-        trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
-        target_wait_stop(thread->tid, TARGET_STOP_TIMEOUT_NS, &status);
-    }
-    trace(PTRACE_DETACH, thread->tid, 0, 0);
-    thread->is_stopped = false;
-    thread->is_traced = false;
-}
-
-/* Threads whose program did something that must not last stand at a report behind which it is undone. */
-static void undo_programs(struct target *target)
-{
-    for (size_t i = 0; i < target->thread_count; i++) {
-        struct target_thread *thread = &target->threads[i];
-        struct program undo = {.stop_sp = thread->undo_stop};
-        if (thread->undo_stop && thread->is_stopped && program_continue(target, thread, NULL) == 0)
-            program_await(target, thread, &undo, NULL);
-        thread->undo_stop = 0;
-    }
-}
-
-void target_let_go(struct target *target)
-{
-    undo_programs(target);
-    for (size_t i = 0; i < target->thread_count; i++)
-        stop_for_release(&target->threads[i]);
-    /* The leader goes last: it alone can unmap the scratch pages, on which the others may still stand. */
-    for (size_t i = target->thread_count; i-- > 1;)
-        target_thread_release(target, &target->threads[i]);
-    if (target->thread_count) {
-        if (target->threads[0].is_traced && target->threads[0].is_stopped && !target->keeps_scratch)
-            target_unmap_scratch(target, NULL);
-        target_thread_release(target, &target->threads[0]);
-    }
-    target->go_ns = now_ns();
-    target->thread_count = 0;
-}
-
-void target_release(struct target *target)
-{
-    target_let_go(target);
-    base_close(&target->pidfd);
-    base_close(&target->proc_fd);
-    base_close(&target->mem_fd);
-    free(target->scratch.mirror);
-    free(target->births);
-    free(target->threads);
-    *target = TARGET_NONE;
-}
-
-void target_reap(struct target *target)
-{
-    /* The leader's death is reported only after all other threads are gone. */
-    for (size_t i = target->thread_count; i-- > 0;) {
-        struct target_thread *thread = &target->threads[i];
-        while (thread->is_traced && waitpid(thread->tid, NULL, __WALL) < 0 && errno == EINTR)
-            ;
-        thread->is_traced = false;
-    }
-    target->thread_count = 0;
-}
-
-int target_read(struct target *target, uint64_t address, void *data, size_t length)
-{
-    /* Cheaper than /proc/PID/mem, but it respects protections. */
-    struct iovec here = {data, length}, there = {(void *)address, length};
-    if (process_vm_readv(target->pid, &here, 1, &there, 1, 0) == (ssize_t)length)
-        return 0;
-    ssize_t n = pread(target->mem_fd, data, length, (off_t)address);
-    return n == (ssize_t)length ? 0 : n < 0 ? -errno : -EFAULT;
-}
-
-int target_write(struct target *target, uint64_t address, const void *data, size_t length)
-{
-    ssize_t n = pwrite(target->mem_fd, data, length, (off_t)address);
-    return n == (ssize_t)length ? 0 : n < 0 ? -errno : -EFAULT;
 }

@@ -75,7 +75,7 @@ struct target {
 
 #define TARGET_NONE ((struct target){.pidfd = -EBADF, .proc_fd = -EBADF, .mem_fd = -EBADF})
 
-/* ---- seize.c ---- */
+/* ---- seize.c, thread.c, release.c ---- */
 
 /* Seizes all threads, which run on for the moment; a seccomp filter is suspended while they are, if we may.
  * -EPERM: not ours; -ESRCH: gone. */

@@ -1,0 +1,103 @@
+/* One traced thread: its registers, its mask, its stops, and the memory that it works on. Thin, over
+ * ptrace(2), process_vm_readv(2) and proc_pid_mem(5). */
+#include "target/target.h"
+#include "target/target-internal.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define YIELD_NS 300000 /* how long to wait by yielding before sleeping */
+#define SLEEP_NS 100000
+
+long target_trace(int request, pid_t tid, uint64_t address, uint64_t data)
+{
+    long r = ptrace((enum __ptrace_request)request, tid, address, data);
+    return r < 0 ? -errno : r;
+}
+
+int target_wait_stop(pid_t tid, uint64_t timeout_ns, int *ret_status)
+{
+    uint64_t start_ns = now_ns();
+    for (;;) {
+        int status;
+        pid_t r = waitpid(tid, &status, __WALL | WNOHANG);
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r < 0)
+            return -ESRCH;
+        if (r == tid) {
+            if (!WIFSTOPPED(status))
+                return -ESRCH;
+            *ret_status = status;
+            return 0;
+        }
+        uint64_t waited_ns = now_ns() - start_ns;
+        if (waited_ns > timeout_ns)
+            return -ETIMEDOUT;
+        if (waited_ns < YIELD_NS)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){.tv_nsec = SLEEP_NS}, NULL);
+    }
+}
+
+int target_get_regs(pid_t tid, uint64_t regs[ARCH_REGS_WORDS])
+{
+    struct iovec vector = {regs, arch_regs_bytes};
+    return (int)target_trace(PTRACE_GETREGSET, tid, 1 /* NT_PRSTATUS */, (uint64_t)&vector);
+}
+
+int target_set_regs(pid_t tid, const uint64_t regs[ARCH_REGS_WORDS])
+{
+    struct iovec vector = {(void *)regs, arch_regs_bytes};
+    return (int)target_trace(PTRACE_SETREGSET, tid, 1, (uint64_t)&vector);
+}
+
+int target_set_signal_mask(pid_t tid, uint64_t mask)
+{
+    return (int)target_trace(PTRACE_SETSIGMASK, tid, sizeof mask, (uint64_t)&mask);
+}
+
+int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_REGS_WORDS], int report_signal)
+{
+    /* A dispatched thread cannot make system calls for us. */
+    if (thread->dispatch.mode) {
+        struct dispatch_config off = {0};
+        target_trace(SET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof off, (uint64_t)&off);
+    }
+    /* Registers first, then the mask: from where they point the thread puts its mask back by itself. */
+    int r = target_set_regs(thread->tid, regs);
+    thread->is_moved = true;
+    return r < 0 ? r : target_set_signal_mask(thread->tid, program_signal_mask(report_signal));
+}
+
+int target_set_options(struct target *target, pid_t tid, unsigned options)
+{
+    return (int)target_trace(PTRACE_SETOPTIONS, tid, 0, options | target->trace_options);
+}
+
+int target_set_xstate(pid_t tid, const void *xstate, size_t length)
+{
+    struct iovec vector = {(void *)xstate, length};
+    return (int)target_trace(PTRACE_SETREGSET, tid, arch_xstate_note, (uint64_t)&vector);
+}
+
+int target_read(struct target *target, uint64_t address, void *data, size_t length)
+{
+    /* Cheaper than /proc/PID/mem, but it respects protections. */
+    struct iovec here = {data, length}, there = {(void *)address, length};
+    if (process_vm_readv(target->pid, &here, 1, &there, 1, 0) == (ssize_t)length)
+        return 0;
+    ssize_t n = pread(target->mem_fd, data, length, (off_t)address);
+    return n == (ssize_t)length ? 0 : n < 0 ? -errno : -EFAULT;
+}
+
+int target_write(struct target *target, uint64_t address, const void *data, size_t length)
+{
+    ssize_t n = pwrite(target->mem_fd, data, length, (off_t)address);
+    return n == (ssize_t)length ? 0 : n < 0 ? -errno : -EFAULT;
+}
