@@ -247,14 +247,18 @@ int target_seize_thread(struct target *target, pid_t tid, struct reseat_error **
     return r < 0 ? r : 0;
 }
 
-static int read_state(struct target_thread *thread)
+/* Written back at once, so that an interrupted call is made again even if we die before we let the thread go.
+ */
+static int read_registers(struct target_thread *thread)
 {
     int r = target_get_regs(thread->tid, thread->regs);
-    if (r < 0)
-        return r;
-    /* Written back at once, so that the call is made again even if we die before we let the thread go. */
-    if (arch_make_restartable(thread->regs))
-        target_set_regs(thread->tid, thread->regs);
+    if (r == 0 && arch_make_restartable(thread->regs))
+        r = target_set_regs(thread->tid, thread->regs);
+    return r;
+}
+
+static int read_state(struct target_thread *thread)
+{
     /* Linux 6.4; before, nobody can tell, and it stays as it is. */
     if (target_trace(GET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
                      (uint64_t)&thread->dispatch) < 0)
@@ -263,29 +267,42 @@ static int read_state(struct target_thread *thread)
                              (uint64_t)&thread->signal_mask);
 }
 
-static int stop_threads_from(struct target *target, size_t first, struct reseat_error **ret_error)
+/* Drops threads that have ended from the list. */
+static void forget_ended(struct target *target, size_t first)
 {
-    for (size_t i = first; i < target->thread_count; i++)
-        target_trace(PTRACE_INTERRUPT, target->threads[i].tid, 0, 0);
-    for (size_t i = first; i < target->thread_count; i++) {
-        struct target_thread *thread = &target->threads[i];
-        int r = wait_interrupted(target, thread, ret_error);
-        if (r == -ESRCH)
-            continue; /* it ended; dropped below */
-        if (r < 0)
-            return r;
-        r = read_state(thread);
-        if (r < 0)
-            return error_errno(ret_error, r, "reading the registers of thread %d", thread->tid);
-        if (!arch_is_supported(thread->regs))
-            return error_set(ret_error, -ENOEXEC, "thread %d of process %d runs 32-bit code: not supported",
-                             thread->tid, target->pid);
-    }
     size_t kept = first;
     for (size_t i = first; i < target->thread_count; i++)
         if (target->threads[i].is_traced)
             target->threads[kept++] = target->threads[i];
     target->thread_count = kept;
+}
+
+static int stop_threads_from(struct target *target, size_t first, struct reseat_error **ret_error)
+{
+    for (size_t i = first; i < target->thread_count; i++)
+        target_trace(PTRACE_INTERRUPT, target->threads[i].tid, 0, 0);
+    int r = 0;
+    for (size_t i = first; r == 0 && i < target->thread_count; i++) {
+        r = wait_interrupted(target, &target->threads[i], ret_error);
+        if (r == 0)
+            r = read_registers(&target->threads[i]);
+        if (r < 0 && r != -ESRCH && ret_error && !*ret_error)
+            error_errno(ret_error, r, "reading the registers of thread %d", target->threads[i].tid);
+        if (r == -ESRCH)
+            r = 0; /* it ended; dropped below */
+    }
+    if (r < 0)
+        return r;
+    forget_ended(target, first);
+    for (size_t i = first; i < target->thread_count; i++) {
+        struct target_thread *thread = &target->threads[i];
+        r = read_state(thread);
+        if (r < 0)
+            return error_errno(ret_error, r, "reading the signal mask of thread %d", thread->tid);
+        if (!arch_is_supported(thread->regs))
+            return error_set(ret_error, -ENOEXEC, "thread %d of process %d runs 32-bit code: not supported",
+                             thread->tid, target->pid);
+    }
     return 0;
 }
 
