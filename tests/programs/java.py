@@ -10,8 +10,9 @@ class Java(Counting):
     steady = False
 
     def argv(self):
-        return [need("java"), "-Xmx128m", "-cp",
-                build(self.context, "classes", "Counter.java", "javac", "-d", "OUT", "SOURCE"), "Counter"]
+        # The compiler is a module of every runtime; the command `javac` comes in another, large package.
+        compiler = "java", "-m", "jdk.compiler/com.sun.tools.javac.Main", "-d", "OUT", "SOURCE"
+        return [need("java"), "-Xmx128m", "-cp", build(self.context, "classes", "Counter.java", *compiler), "Counter"]
 
 
 @timeout(60)
