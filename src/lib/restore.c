@@ -107,18 +107,23 @@ static int install_slots(struct target *process, const struct reseat_restore_opt
     return r;
 }
 
-/* With other objects at some slots the process gets a table of its own, so that the twin keeps what it has
- * until the end; but the owner of record locks is the table. */
-static int check_slots(const struct snapshot *snapshot, const struct reseat_restore_options *options,
-                       struct reseat_error **ret_error)
+/* What is put at slots in place of what was there must not be in the twin's table as well: the twin keeps
+ * what it has until the end. So the process gets a table of its own then; but the owner of record locks is
+ * the table. */
+static int choose_table(const struct snapshot *snapshot, const struct reseat_restore_options *options,
+                        bool *ret_own_table, struct reseat_error **ret_error)
 {
     _cleanup_(obstacles_free) struct obstacles obstacles = {0};
-    if (options->slot_count && snapshot->process.form == SNAPSHOT_FORM_HEIR && snapshot->locks_count)
+    bool is_renumbered =
+        (options->flags & RESEAT_NEW_PID) && snapshot->reopens_count; /* /proc/PID is another */
+    *ret_own_table = options->slot_count || is_renumbered;
+    if (*ret_own_table && snapshot->process.form == SNAPSHOT_FORM_HEIR && snapshot->locks_count)
         obstacles_add(&obstacles, SEVERITY_LOST, (int)snapshot->locks[0].selector,
                       "the record locks (fcntl F_SETLK) of process %u, for example on the file at selector "
                       "%u, are let go "
-                      "of by a restore with --slot",
-                      snapshot->process.pid, snapshot->locks[0].selector);
+                      "of by a restore with %s",
+                      snapshot->process.pid, snapshot->locks[0].selector,
+                      is_renumbered ? "--new-pid" : "--slot");
     return judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
 }
 
@@ -148,15 +153,36 @@ static bool leads_group(const struct snapshot *snapshot)
            SNAPSHOT_LEADS_GROUP;
 }
 
-/* Members of the group that the process led keep its number taken. While it still runs, they are its. */
-static int free_group(struct target *twin, const struct snapshot *snapshot, struct reseat_error **ret_error)
+/* Members of the group that the process led keep its number taken (while it still runs, they are its): they
+ * go into the twin's group, which is in the foreground of their terminal for that time if theirs was. */
+static int free_group(struct target *twin, const struct snapshot *snapshot, bool *ret_moved,
+                      struct reseat_error **ret_error)
 {
     struct proc_stat stat;
+    struct seed holder = {.process = twin, .passing_address = twin_passing_address(snapshot)};
     pid_t pid = (pid_t)snapshot->process.pid;
-    size_t count = 0;
+    size_t count = 0, moved_before = 0;
+    *ret_moved = false;
     if (!leads_group(snapshot) || (proc_stat_of(pid, &stat) == 0 && stat.state != 'Z'))
         return 0;
-    return process_move_members(pid, twin->pid, pid, &count, ret_error);
+    int r = process_count_members(pid, pid, &count, ret_error);
+    if (r == 0)
+        r = process_count_members(twin->pid, twin->pid, &moved_before, ret_error);
+    if (r == 0 && count)
+        r = process_take_terminal(&holder, &snapshot->process, pid, ret_error);
+    if (r == 0 && count)
+        r = process_move_members(pid, twin->pid, pid, ret_error);
+    *ret_moved = count + moved_before > 0;
+    return r;
+}
+
+/* And into the group of the process that is back; also those whom a restore that was killed has moved. */
+static int fill_group(struct seed *seed, struct target *twin, const struct snapshot *snapshot,
+                      struct reseat_error **ret_error)
+{
+    /* The terminal first: who is moved makes its read again, and in the background that would stop it. */
+    int r = process_take_terminal(seed, &snapshot->process, twin->pid, ret_error);
+    return r < 0 ? r : process_move_members(twin->pid, seed->process->pid, twin->pid, ret_error);
 }
 
 /* Everything up to the point of no return. A failure kills the half-made process; the twin goes back to
@@ -166,19 +192,20 @@ static int prepare(struct target *twin, struct snapshot *snapshot,
                    uint64_t *ret_free_ns, struct reseat_restore_result *result,
                    struct reseat_error **ret_error)
 {
-    int r = check_slots(snapshot, options, ret_error);
+    bool moved = false, own_table = false;
+    int r = object_find_fixups(twin->pid, snapshot, ret_error);
     if (r == 0)
-        r = object_find_fixups(twin->pid, snapshot, ret_error);
+        r = choose_table(snapshot, options, &own_table, ret_error);
     if (r == 0)
-        r = free_group(twin, snapshot, ret_error);
+        r = free_group(twin, snapshot, &moved, ret_error);
     if (r == 0)
         r = twin_seed(twin, snapshot, options->flags & RESEAT_NEW_PID, options->wait_ns, seed, process,
                       ret_free_ns, ret_error);
-    seed->own_table = options->slot_count > 0;
+    seed->own_table = own_table;
     if (r == 0)
         r = process_rebuild(seed, snapshot, ret_error);
-    if (r == 0 && leads_group(snapshot))
-        r = process_move_members(twin->pid, process->pid, twin->pid, &(size_t){0}, ret_error);
+    if (r == 0 && moved)
+        r = fill_group(seed, twin, snapshot, ret_error);
     if (seed->must_race)
         process_reset_last_number(seed->last_number);
     if (r == 0)

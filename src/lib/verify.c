@@ -15,7 +15,11 @@ static int check_owner(const struct snapshot *snapshot, const char *dir, uid_t o
     int r = proc_fd < 0 ? proc_fd : file_read(proc_fd, "status", &status, NULL);
     if (r < 0)
         return error_errno(ret_error, r, "reading the status of the twin %u", snapshot->process.twin);
-    if (owner != 0 && owner != (uid_t)status_number(status, "Uid", 10) && owner != geteuid())
+    unsigned real, effective, saved;
+    const char *ids = status_find(status, "Uid");
+    bool runs_as_owner = ids && sscanf(ids, "%u %u %u", &real, &effective, &saved) == 3 && real == owner &&
+                         effective == owner && saved == owner;
+    if (owner != 0 && !runs_as_owner && owner != geteuid())
         return error_set(
             ret_error, -EPERM,
             "%s belongs to user %u, who is not the one that the twin %u runs as: not to be trusted", dir,

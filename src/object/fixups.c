@@ -151,6 +151,8 @@ static int compare_interests(struct fixups *fixups, const struct snapshot *now)
 static int find_interest_fixups(struct fixups *fixups)
 {
     bool is_copy = fixups->snapshot->process.form == SNAPSHOT_FORM_COPY;
+    for (size_t i = 0; i < fixups->snapshot->interests_count; i++)
+        fixups->snapshot->interests[i].action = 0; /* whatever the file says */
     if (!is_copy && !fixups->signalfds_count)
         return 0;
     _cleanup_(snapshot_free) struct snapshot now = {0};

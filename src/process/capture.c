@@ -7,7 +7,6 @@
 #include "target/target.h"
 
 #include <errno.h>
-#include <linux/rseq.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -33,38 +32,6 @@ static int capture_xstate(struct snapshot *snapshot, struct snapshot_thread *thr
     return snapshot_add_blob(snapshot, buffer, vector.iov_len, &thread->xstate_offset);
 }
 
-/* A thread that was stopped inside a restartable sequence goes on at its abort address: the kernel would see
- * to that itself, but only as long as the registers are those of the sequence. */
-static int leave_restartable_sequence(struct target *target, struct target_thread *thread,
-                                      const struct snapshot_thread *row)
-{
-    uint64_t descriptor = 0;
-    if (!row->rseq_address)
-        return 0;
-    int r = target_read(target, row->rseq_address + offsetof(struct rseq, rseq_cs), &descriptor,
-                        sizeof descriptor);
-    if (r < 0 || !descriptor)
-        return r;
-    struct rseq_cs section;
-    if (target_read(target, descriptor, &section, sizeof section) < 0)
-        return 0; /* not a sequence that the kernel would accept either */
-    if (arch_ip(thread->regs) - section.start_ip < section.post_commit_offset)
-        arch_set_ip(thread->regs, section.abort_ip);
-    return 0;
-}
-
-static int capture_rseq(struct target *target, struct target_thread *thread, struct snapshot_thread *row)
-{
-    struct __ptrace_rseq_configuration configuration;
-    if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread->tid, sizeof configuration, &configuration) < 0)
-        return errno == EIO || errno == EINVAL ? 0 : -errno; /* a kernel without restartable sequences */
-    row->rseq_address = configuration.rseq_abi_pointer;
-    row->rseq_length = configuration.rseq_abi_size;
-    row->rseq_signature = configuration.signature;
-    row->rseq_flags = configuration.flags;
-    return leave_restartable_sequence(target, thread, row);
-}
-
 void process_capture_scheduling(struct snapshot_thread *row)
 {
     pid_t tid = (pid_t)row->tid;
@@ -76,7 +43,7 @@ void process_capture_scheduling(struct snapshot_thread *row)
     row->io_priority = priority > 0 ? (uint32_t)priority : 0;
 }
 
-static int capture_thread(struct target *target, struct target_thread *thread, struct snapshot *snapshot)
+static int capture_thread(const struct target_thread *thread, struct snapshot *snapshot)
 {
     struct snapshot_thread *row = array_append(snapshot->threads, snapshot->threads_count);
     if (!row)
@@ -84,12 +51,14 @@ static int capture_thread(struct target *target, struct target_thread *thread, s
     row->tid = (uint32_t)thread->tid;
     row->ns_tids[0] = (uint32_t)thread->tid;
     int r = capture_xstate(snapshot, row);
-    if (r == 0)
-        r = capture_rseq(target, thread, row);
     if (r < 0)
         return r;
     process_capture_scheduling(row);
     row->signal_mask = thread->signal_mask;
+    row->rseq_address = thread->rseq.rseq_abi_pointer;
+    row->rseq_length = thread->rseq.rseq_abi_size;
+    row->rseq_signature = thread->rseq.signature;
+    row->rseq_flags = thread->rseq.flags;
     row->dispatch_mode = thread->dispatch.mode;
     row->dispatch_selector = thread->dispatch.selector;
     row->dispatch_offset = thread->dispatch.offset;
@@ -180,7 +149,7 @@ int process_capture(struct target *target, struct snapshot *snapshot, struct res
 {
     for (size_t i = 0; i < target->thread_count; i++) {
         struct target_thread *thread = &target->threads[i];
-        int r = capture_thread(target, thread, snapshot);
+        int r = capture_thread(thread, snapshot);
         if (r == 0)
             r = capture_pending(snapshot, thread->tid, false);
         if (r < 0)

@@ -43,24 +43,39 @@ static int move_member(pid_t member, pid_t to, struct reseat_error **ret_error)
                       : 0;
 }
 
-int process_move_members(pid_t from, pid_t to, pid_t except, size_t *ret_count,
-                         struct reseat_error **ret_error)
+/* The living members of a group, but one. */
+static int list_members(pid_t group, pid_t except, int **ret_pids, size_t *ret_count,
+                        struct reseat_error **ret_error)
 {
     _cleanup_close_ int proc_fd = open("/proc", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     _cleanup_free_ int *pids = NULL;
-    size_t count;
+    size_t count, kept = 0;
     int r = proc_fd < 0 ? -errno : proc_list_numbers(proc_fd, "", &pids, &count);
     if (r < 0)
         return error_errno(ret_error, r, "listing the processes in /proc");
     for (size_t i = 0; i < count; i++) {
         struct proc_stat stat;
-        if (pids[i] == except || getpgid(pids[i]) != from || proc_stat_of(pids[i], &stat) < 0 ||
-            stat.state == 'Z' || stat.state == 'X')
-            continue;
-        r = move_member(pids[i], to, ret_error);
-        if (r < 0)
-            return r;
-        (*ret_count)++;
+        if (pids[i] != except && getpgid(pids[i]) == group && proc_stat_of(pids[i], &stat) == 0 &&
+            stat.state != 'Z' && stat.state != 'X')
+            pids[kept++] = pids[i];
     }
+    *ret_pids = TAKE_PTR(pids);
+    *ret_count = kept;
     return 0;
+}
+
+int process_count_members(pid_t group, pid_t except, size_t *ret_count, struct reseat_error **ret_error)
+{
+    _cleanup_free_ int *pids = NULL;
+    return list_members(group, except, &pids, ret_count, ret_error);
+}
+
+int process_move_members(pid_t from, pid_t to, pid_t except, struct reseat_error **ret_error)
+{
+    _cleanup_free_ int *pids = NULL;
+    size_t count;
+    int r = list_members(from, except, &pids, &count, ret_error);
+    for (size_t i = 0; r == 0 && i < count; i++)
+        r = move_member(pids[i], to, ret_error);
+    return r;
 }

@@ -119,9 +119,15 @@ int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct r
  * was. */
 int process_commit(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
 
-/* Moves all living members of process group `from`, but one, into the group of `to`; counts them. */
-int process_move_members(pid_t from, pid_t to, pid_t except, size_t *ret_count,
-                         struct reseat_error **ret_error);
+/* Takes the controlling terminal (session leader) or its foreground (job) for the process of the seed, if the
+ * process of the snapshot had it and nobody else has taken it; `former`: a group that may have it meanwhile,
+ * or 0. */
+int process_take_terminal(struct seed *seed, const struct snapshot_process *process, pid_t former,
+                          struct reseat_error **ret_error);
+/* How many living members process group `group` has, but one. */
+int process_count_members(pid_t group, pid_t except, size_t *ret_count, struct reseat_error **ret_error);
+/* Moves all living members of process group `from`, but one, into the group of `to`. */
+int process_move_members(pid_t from, pid_t to, pid_t except, struct reseat_error **ret_error);
 /* Makes `levels` (outermost PID namespace first, at most two) the numbers that the kernel tries next for a
  * child of `pid` (ns_last_pid): the way to a certain PID where the process that clones may not choose it. */
 int process_choose_next(pid_t pid, const uint32_t *levels, size_t level_count,

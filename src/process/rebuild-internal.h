@@ -20,3 +20,8 @@ int rebuild_threads(struct seed *seed, const struct snapshot *snapshot, struct r
 #define REBUILD_RETURN_CALLS 8
 void rebuild_add_return(struct program *program, const struct seed *seed, const struct snapshot *snapshot,
                         const struct snapshot_thread *row);
+
+/* The next descriptor that is opened in the half-made process will be in passing: noted for the case that we
+ * are killed before it is closed again, and the note taken back. */
+int rebuild_note_passing(struct seed *seed, struct reseat_error **ret_error);
+int rebuild_clear_passing(struct seed *seed);

@@ -24,9 +24,6 @@
 
 #define FAMILY_CALLS       16
 #define CALLS_OF_ONE_BATCH 256
-#define PTS_MAJOR_FIRST    136
-#define PTS_MAJOR_LAST     143
-#define TTY_MAJOR          4
 
 void seed_end(struct seed *seed)
 {
@@ -122,7 +119,7 @@ void rebuild_add_thread_setup(struct program *program, const struct snapshot_thr
 /* The next descriptor that is opened in the half-made process will be in passing. Its table is also its
  * maker's: the number, which is known because nobody else uses the table, is noted beforehand, in case we are
  * killed before it is closed again. */
-static int note_passing(struct seed *seed, struct reseat_error **ret_error)
+int rebuild_note_passing(struct seed *seed, struct reseat_error **ret_error)
 {
     _cleanup_free_ int *selectors = NULL;
     size_t count;
@@ -138,76 +135,13 @@ static int note_passing(struct seed *seed, struct reseat_error **ret_error)
                  : 0;
 }
 
-static int clear_passing(struct seed *seed)
+int rebuild_clear_passing(struct seed *seed)
 {
     static const uint64_t nothing;
     return target_write(seed->process, seed->passing_address, &nothing, sizeof nothing);
 }
 
-/* ---- the family: session, group, terminal ---- */
-
-static bool terminal_path(uint32_t device, char *path, size_t size)
-{
-    unsigned major_number = major(device), minor_number = minor(device);
-    if (major_number >= PTS_MAJOR_FIRST && major_number <= PTS_MAJOR_LAST)
-        snprintf(path, size, "/dev/pts/%u", (major_number - PTS_MAJOR_FIRST) * 256 + minor_number);
-    else if (major_number == TTY_MAJOR && minor_number < 64)
-        snprintf(path, size, "/dev/tty%u", minor_number);
-    else if (major_number == TTY_MAJOR)
-        snprintf(path, size, "/dev/ttyS%u", minor_number - 64);
-    else
-        return false;
-    return true;
-}
-
-/* Whether the terminal is to be given back: to a session leader always (it had it), to a job only if the
- * group that is in the foreground now has no members, so that nobody has taken it since. */
-static bool wants_terminal(const struct seed *seed, const struct snapshot_process *process)
-{
-    struct proc_stat now;
-    if (process->flags & SNAPSHOT_LEADS_SESSION)
-        return process->tty != 0;
-    return process->tty && (process->flags & SNAPSHOT_IN_FOREGROUND) &&
-           proc_stat_read(seed->process->proc_fd, &now) == 0 && (uint32_t)now.tty == process->tty &&
-           (now.foreground_group <= 0 ||
-            now.foreground_group == now.group || /* by number: it is the dead one */
-            (kill(-now.foreground_group, 0) < 0 && errno == ESRCH));
-}
-
-/* The descriptor is used in passing, while nothing else runs. */
-static int rebuild_terminal(struct seed *seed, const struct snapshot_process *process,
-                            struct reseat_error **ret_error)
-{
-    char path[32];
-    if (!wants_terminal(seed, process) || !terminal_path(process->tty, path, sizeof path))
-        return 0;
-    struct scratch *scratch = &seed->process->scratch;
-    _cleanup_(program_end) struct program opening = {0}, taking = {0};
-    int r = program_begin(&opening, scratch, 8, 0, ret_error);
-    if (r < 0)
-        return r;
-    size_t open_call =
-        program_call(&opening, "opening the controlling terminal", SYS_openat, (uint64_t)AT_FDCWD,
-                     scratch_copy(scratch, path, strlen(path) + 1), O_RDWR | O_NOCTTY | O_CLOEXEC);
-    size_t group_call = program_call(&opening, NULL, SYS_getpgid, 0);
-    r = note_passing(seed, ret_error);
-    if (r == 0)
-        r = program_run_batch(seed->process, &opening, ret_error);
-    if (r < 0)
-        return r;
-    uint64_t fd = (uint64_t)program_result(&opening, open_call);
-    uint32_t group = (uint32_t)program_result(&opening, group_call);
-    r = program_begin(&taking, scratch, 8, 0, ret_error);
-    if (r < 0)
-        return r;
-    if (process->flags & SNAPSHOT_LEADS_SESSION)
-        program_call(&taking, "taking the controlling terminal", SYS_ioctl, fd, TIOCSCTTY, 0);
-    if (process->flags & SNAPSHOT_IN_FOREGROUND)
-        program_call(&taking, NULL, SYS_ioctl, fd, TIOCSPGRP, scratch_copy(scratch, &group, sizeof group));
-    program_call(&taking, "closing the controlling terminal", SYS_close, fd);
-    r = program_run_batch(seed->process, &taking, ret_error);
-    return r < 0 ? r : clear_passing(seed);
-}
+/* ---- the family ---- */
 
 static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
@@ -226,7 +160,7 @@ static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, st
         program_call(&program, "being a child subreaper again", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
     rebuild_add_thread_setup(&program, &snapshot->threads[0], &snapshot->threads[0]);
     r = program_run_batch(seed->process, &program, ret_error);
-    return r < 0 ? r : rebuild_terminal(seed, process, ret_error);
+    return r < 0 ? r : process_take_terminal(seed, process, 0, ret_error);
 }
 
 /* ---- memory and capabilities: only what a twin does not hand on ---- */
@@ -338,7 +272,7 @@ static int rebuild_reopen(struct seed *seed, const struct snapshot *snapshot,
         size_t open_call = program_call(&program, "opening a file of its own under /proc again", SYS_openat,
                                         (uint64_t)AT_FDCWD, scratch_copy(scratch, path, strlen(path) + 1),
                                         row->status_flags | O_CLOEXEC);
-        r = note_passing(seed, ret_error);
+        r = rebuild_note_passing(seed, ret_error);
         if (r == 0)
             r = program_run_batch(seed->process, &program, ret_error);
         if (r < 0)
@@ -355,7 +289,7 @@ static int rebuild_reopen(struct seed *seed, const struct snapshot *snapshot,
     if (row->alias_of == row->selector)
         program_call(&moving, NULL, SYS_close, fd);
     r = program_run_batch(seed->process, &moving, ret_error);
-    return r < 0 ? r : clear_passing(seed);
+    return r < 0 ? r : rebuild_clear_passing(seed);
 }
 
 static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,

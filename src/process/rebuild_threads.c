@@ -144,23 +144,67 @@ static int wait_present(struct seed *seed, const struct thread_plan *plan, struc
     return 0;
 }
 
+/* The number that we know a thread of the half-made process by; 0 if it has none of this number inside. */
+static pid_t outer_number(struct target *process, uint32_t ns_tid)
+{
+    _cleanup_free_ int *tids = NULL;
+    size_t count;
+    if (process->ns_pid == process->pid)
+        return (pid_t)ns_tid;
+    if (proc_list_numbers(process->proc_fd, "task", &tids, &count) < 0)
+        return 0;
+    for (size_t i = 0; i < count; i++) {
+        char path[48];
+        uint32_t levels[32];
+        _cleanup_free_ char *status = NULL;
+        snprintf(path, sizeof path, "task/%d/status", tids[i]);
+        size_t depth = file_read(process->proc_fd, path, &status, NULL) < 0
+                           ? 0
+                           : status_ns_pids(status, levels, COUNT_OF(levels));
+        if (depth && levels[depth - 1] == ns_tid)
+            return tids[i];
+    }
+    return 0;
+}
+
+/* Has a superfluous thread in hand, and stopped: either it was traced from birth, or it is seized now. */
+static int hold_thread(struct seed *seed, pid_t tid, struct reseat_error **ret_error)
+{
+    struct target *process = seed->process;
+    int status;
+    if (!seed->is_filtered) {
+        int r = target_seize_thread(process, tid, ret_error);
+        return r < 0 ? r : target_interrupt(process, &process->threads[process->thread_count - 1], ret_error);
+    }
+    process->birth_count--; /* the last one */
+    int r = target_wait_stop(tid, TARGET_STOP_TIMEOUT_NS, &status);
+    if (r < 0)
+        return error_errno(ret_error, r, "waiting for the superfluous thread %d", tid);
+    struct target_thread *thread = target_add_thread(process, tid);
+    if (!thread)
+        return error_errno(ret_error, -ENOMEM, "holding the superfluous thread %d", tid);
+    thread->is_traced = thread->is_stopped = true;
+    return 0;
+}
+
 /* Ends a thread that came out with another number than it should have. */
-static int discard_thread(struct seed *seed, pid_t tid, struct reseat_error **ret_error)
+static int discard_thread(struct seed *seed, uint32_t ns_tid, struct reseat_error **ret_error)
 {
     struct target *process = seed->process;
     struct scratch *scratch = &process->scratch;
     _cleanup_(program_end) struct program program = {0};
+    pid_t tid = outer_number(process, ns_tid);
     scratch_begin_part(scratch);
     int r = program_begin(&program, scratch, 1, 0, ret_error);
+    if (r == 0 && !tid)
+        r = error_set(ret_error, -ESRCH, "the superfluous thread %u has gone by itself", ns_tid);
     if (r == 0)
-        r = target_seize_thread(process, tid, ret_error);
+        r = hold_thread(seed, tid, ret_error);
     if (r < 0)
         return r;
     struct target_thread *thread = &process->threads[process->thread_count - 1];
     program_call(&program, NULL, SYS_exit, 0);
     r = target_flush_scratch(process, ret_error);
-    if (r == 0)
-        r = target_interrupt(process, thread, ret_error);
     if (r == 0)
         r = target_get_regs(tid, thread->regs);
     if (r == 0)
@@ -168,7 +212,8 @@ static int discard_thread(struct seed *seed, pid_t tid, struct reseat_error **re
     int status;
     if (r == 0 && target_wait_stop(tid, TARGET_STOP_TIMEOUT_NS, &status) != -ESRCH)
         r = error_set(ret_error, -ETIMEDOUT, "ending the superfluous thread %d", tid);
-    process->thread_count--;
+    if (r == 0)
+        process->thread_count--;
     return r;
 }
 
@@ -194,7 +239,7 @@ static int race_for_thread(struct seed *seed, const struct snapshot *snapshot, s
             r = clone_threads(seed, snapshot, plan - index, index, index + 1, ret_error);
         if (r < 0 || seed->ns_tids[index] == wanted)
             return r;
-        r = discard_thread(seed, (pid_t)seed->ns_tids[index], ret_error);
+        r = discard_thread(seed, seed->ns_tids[index], ret_error);
         if (r < 0)
             return r;
     } while (now_ns() < seed->deadline_ns);
@@ -226,29 +271,13 @@ static int plan_and_clone_all(struct seed *seed, const struct snapshot *snapshot
 static int match_numbers(struct seed *seed, const struct snapshot *snapshot, struct thread_plan *plans,
                          struct reseat_error **ret_error)
 {
-    struct target *process = seed->process;
-    if (process->ns_pid == process->pid) {
-        for (size_t i = 1; i < snapshot->threads_count; i++)
-            plans[i].tid = (pid_t)seed->ns_tids[i];
-        return 0;
-    }
-    _cleanup_free_ int *tids = NULL;
-    size_t count;
-    int r = proc_list_numbers(process->proc_fd, "task", &tids, &count);
-    if (r < 0)
-        return error_errno(ret_error, r, "listing the threads of process %d", process->pid);
-    for (size_t t = 0; t < count; t++) {
-        char path[48];
-        uint32_t levels[32];
-        snprintf(path, sizeof path, "task/%d/status", tids[t]);
-        _cleanup_free_ char *status = NULL;
-        r = file_read(process->proc_fd, path, &status, NULL);
-        if (r < 0)
-            return error_errno(ret_error, r, "reading the numbers of thread %d", tids[t]);
-        size_t level_count = status_ns_pids(status, levels, COUNT_OF(levels));
-        for (size_t i = 1; level_count && i < snapshot->threads_count; i++)
-            if (seed->ns_tids[i] == levels[level_count - 1])
-                plans[i].tid = tids[t];
+    for (size_t i = 1; i < snapshot->threads_count; i++) {
+        bool is_chosen = !seed->has_new_numbers && !seed->must_race; /* at every level */
+        plans[i].tid =
+            is_chosen ? (pid_t)snapshot->threads[i].tid : outer_number(seed->process, seed->ns_tids[i]);
+        if (!plans[i].tid)
+            return error_set(ret_error, -ESRCH, "thread %u of process %d has ended", seed->ns_tids[i],
+                             seed->process->pid);
     }
     return 0;
 }

@@ -131,7 +131,7 @@ struct snapshot_region {
 struct snapshot_owner {
     uint32_t selector;
     int32_t type; /* F_OWNER_* */
-    int32_t pid;  /* in the innermost namespace */
+    int32_t pid;  /* as we see it */
     int32_t signal;
 };
 

@@ -257,6 +257,8 @@ int program_run(struct target *target, const struct program *program, struct res
 int program_run_batch(struct target *target, struct program *program, struct reseat_error **ret_error)
 {
     program_report(program, target->report_signal, 0, 0);
+    if (target->keeps_scratch)
+        program_park(program); /* a twin goes back to sleep if we die */
     int r = program_run(target, program, ret_error);
     target->scratch.used = target->scratch.first;
     return r;

@@ -97,6 +97,8 @@ void target_let_go(struct target *target)
             target_unmap_scratch(target, NULL);
         target_thread_release(target, &target->threads[0]);
     }
+    for (size_t i = 0; i < target->birth_count; i++) /* that nobody took over */
+        target_trace(PTRACE_DETACH, target->births[i], 0, 0);
     target->go_ns = now_ns();
     target->thread_count = 0;
 }
@@ -115,6 +117,10 @@ void target_release(struct target *target)
 
 void target_reap(struct target *target)
 {
+    for (size_t i = 0; i < target->birth_count; i++)
+        while (waitpid(target->births[i], NULL, __WALL) < 0 && errno == EINTR)
+            ;
+    target->birth_count = 0;
     /* The leader's death is reported only after all other threads are gone. */
     for (size_t i = target->thread_count; i-- > 0;) {
         struct target_thread *thread = &target->threads[i];

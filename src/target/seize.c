@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/rseq.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -257,8 +258,32 @@ static int read_registers(struct target_thread *thread)
     return r;
 }
 
-static int read_state(struct target_thread *thread)
+/* A thread that was stopped inside a restartable sequence goes on at its abort address: the kernel would see
+ * to that itself, but only as long as the registers are those of the sequence. */
+static int leave_restartable_sequence(struct target *target, struct target_thread *thread)
 {
+    uint64_t descriptor = 0;
+    struct rseq_cs section;
+    int r = target_read(target, thread->rseq.rseq_abi_pointer + offsetof(struct rseq, rseq_cs), &descriptor,
+                        sizeof descriptor);
+    if (r < 0 || !descriptor)
+        return r;
+    if (target_read(target, descriptor, &section, sizeof section) < 0)
+        return 0; /* not a sequence that the kernel would accept either */
+    if (arch_ip(thread->regs) - section.start_ip < section.post_commit_offset)
+        arch_set_ip(thread->regs, section.abort_ip);
+    return 0;
+}
+
+static int read_state(struct target *target, struct target_thread *thread)
+{
+    /* A kernel without restartable sequences knows nothing of them. */
+    if (target_trace(PTRACE_GET_RSEQ_CONFIGURATION, thread->tid, sizeof thread->rseq,
+                     (uint64_t)&thread->rseq) < 0)
+        memset(&thread->rseq, 0, sizeof thread->rseq);
+    int r = thread->rseq.rseq_abi_pointer ? leave_restartable_sequence(target, thread) : 0;
+    if (r < 0)
+        return r;
     /* Linux 6.4; before, nobody can tell, and it stays as it is. */
     if (target_trace(GET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
                      (uint64_t)&thread->dispatch) < 0)
@@ -296,9 +321,9 @@ static int stop_threads_from(struct target *target, size_t first, struct reseat_
     forget_ended(target, first);
     for (size_t i = first; i < target->thread_count; i++) {
         struct target_thread *thread = &target->threads[i];
-        r = read_state(thread);
+        r = read_state(target, thread);
         if (r < 0)
-            return error_errno(ret_error, r, "reading the signal mask of thread %d", thread->tid);
+            return error_errno(ret_error, r, "reading the state of thread %d", thread->tid);
         if (!arch_is_supported(thread->regs))
             return error_set(ret_error, -ENOEXEC, "thread %d of process %d runs 32-bit code: not supported",
                              thread->tid, target->pid);
@@ -312,7 +337,14 @@ int target_seize_leader(pid_t pid, struct target *ret_target, struct reseat_erro
     int r = target_open(pid, &target, ret_error);
     if (r < 0)
         return r;
-    target.trace_options = PTRACE_O_TRACESYSGOOD | (may_suspend_filters() ? PTRACE_O_SUSPEND_SECCOMP : 0);
+    _cleanup_free_ char *status = NULL;
+    r = file_read(target.proc_fd, "status", &status, NULL);
+    if (r < 0)
+        return error_errno(ret_error, r, "reading the status of process %d", pid);
+    target.trace_options = PTRACE_O_TRACESYSGOOD | filter_options(status);
+    if (status_number(status, "Seccomp", 10) && !(target.trace_options & PTRACE_O_SUSPEND_SECCOMP))
+        return error_set(ret_error, -EPERM, "process %d is under a seccomp filter, which we may not suspend",
+                         pid);
     r = target_seize_thread(&target, pid, ret_error);
     if (r < 0)
         return r;

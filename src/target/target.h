@@ -19,6 +19,8 @@
 #include "base/base.h"
 #include "target/arch/arch.h"
 
+#include <sys/ptrace.h>
+
 /* How long a thread may take to stop. A vfork(2) in progress blocks its thread for as
  * long as it lasts. */
 #define TARGET_STOP_TIMEOUT_NS 2000000000U
@@ -42,6 +44,7 @@ struct target_thread {
     uint64_t regs[ARCH_REGS_WORDS]; /* as at the stop, with an interrupted system call set to be made again */
     uint64_t signal_mask;
     struct dispatch_config dispatch;
+    struct __ptrace_rseq_configuration rseq; /* restartable sequences; all zero: not registered */
 };
 
 /* Our pages in the target: first the interpreter (read, execute), then data (read, write), of which we keep a

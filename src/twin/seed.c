@@ -76,6 +76,14 @@ int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct r
         return report_gone(process, ret_error);
     if (r < 0)
         return error_prefix(ret_error, r, "taking the twin in hand");
+    if ((process->flags & SNAPSHOT_FILTERED) && !(twin.trace_options & PTRACE_O_SUSPEND_SECCOMP)) {
+        twin.keeps_scratch = true;
+        return error_set(ret_error, -EPERM,
+                         "the twin %u is under a seccomp filter, and to suspend that takes CAP_SYS_ADMIN "
+                         "(and no filter on "
+                         "ourselves)",
+                         process->twin);
+    }
     uint64_t ip = arch_ip(twin.threads[0].regs);
     if (twin.thread_count != 1 || ip < process->scratch_address ||
         ip >= process->scratch_address + (uint64_t)(arch_interpreter_end - arch_interpreter))
@@ -266,6 +274,11 @@ static int clone_under_old_number(struct target *twin, const struct snapshot *sn
     }
 }
 
+uint64_t twin_passing_address(const struct snapshot *snapshot)
+{
+    return snapshot->process.scratch_address + TWIN_HEADER_OFFSET + offsetof(struct twin_header, passing);
+}
+
 int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid, uint64_t wait_ns,
               struct seed *seed, struct target *ret_process, uint64_t *ret_free_ns,
               struct reseat_error **ret_error)
@@ -302,8 +315,7 @@ int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid
     if (twin->report_is_caught)
         seed->report_action_address = snapshot->process.scratch_address + TWIN_HEADER_OFFSET +
                                       offsetof(struct twin_header, report_action);
-    seed->passing_address =
-        snapshot->process.scratch_address + TWIN_HEADER_OFFSET + offsetof(struct twin_header, passing);
+    seed->passing_address = twin_passing_address(snapshot);
     seed->process = ret_process;
     return 0;
 }

@@ -60,6 +60,8 @@ int twin_copy(struct target *twin, struct snapshot *snapshot, struct target *ret
 int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid, uint64_t wait_ns,
               struct seed *seed, struct target *ret_process, uint64_t *ret_free_ns,
               struct reseat_error **ret_error);
+/* Where the word `passing` of its header stands in the twin (see struct seed). */
+uint64_t twin_passing_address(const struct snapshot *snapshot);
 /* Kills a sleeping twin by number and sees to it that no zombie is left. */
 int twin_end(pid_t twin, uint64_t start_time, struct reseat_error **ret_error);
 /* A dead twin that its parent does not collect is collected for it, by a wait4(2) inside the parent. */
