@@ -37,6 +37,7 @@ sanitize:
 
 install: all
 	@meson install -C $(BUILD) --no-rebuild
+	@test -n "$(DESTDIR)" || ldconfig 2>/dev/null || true # only root can
 
 clean:
 	@rm -rf $(BUILD) $(SANITIZE)
