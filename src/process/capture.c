@@ -19,6 +19,7 @@
 
 #define XSTATE_BYTES_MAX (64 * 1024) /* AMX has 11 KiB */
 #define SIGNALS_AT_ONCE  32
+#define LATE_SIGNALS_MAX 64
 
 /* ---- from outside ---- */
 
@@ -145,17 +146,23 @@ static int capture_timers(struct target *target, struct snapshot *snapshot)
     return 0;
 }
 
+static int capture_all_pending(struct target *target, struct snapshot *snapshot)
+{
+    int r = capture_pending(snapshot, target->pid, true);
+    for (size_t i = 0; r == 0 && i < target->thread_count; i++)
+        r = capture_pending(snapshot, target->threads[i].tid, false);
+    return r;
+}
+
 int process_capture(struct target *target, struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     for (size_t i = 0; i < target->thread_count; i++) {
         struct target_thread *thread = &target->threads[i];
         int r = capture_thread(thread, snapshot);
-        if (r == 0)
-            r = capture_pending(snapshot, thread->tid, false);
         if (r < 0)
             return error_errno(ret_error, r, "capturing thread %d of process %d", thread->tid, target->pid);
     }
-    int r = capture_pending(snapshot, target->pid, true);
+    int r = capture_all_pending(target, snapshot);
     if (r == 0)
         r = capture_levels(target, snapshot);
     if (r == 0)
@@ -247,17 +254,6 @@ void process_probe(struct program *program, const struct snapshot *snapshot, str
     *ret_probe = probe;
 }
 
-static bool is_pending(const struct snapshot *snapshot, int signal)
-{
-    for (size_t i = 0; i < snapshot->signals_count; i++) {
-        siginfo_t info;
-        memcpy(&info, snapshot->signals[i].siginfo, sizeof info);
-        if (snapshot->signals[i].tid == 0 && info.si_signo == signal)
-            return true;
-    }
-    return false;
-}
-
 void process_read_probe(const struct program *program, const struct process_probe *probe,
                         struct snapshot *snapshot)
 {
@@ -270,9 +266,6 @@ void process_read_probe(const struct program *program, const struct process_prob
         process->itimers[i].value_us =
             (uint64_t)itimers[i].it_value.tv_sec * 1000000U + (uint64_t)itimers[i].it_value.tv_usec;
     }
-    /* A real timer that has fired starts again only when its signal is taken, and that is pending still. */
-    if (!process->itimers[ITIMER_REAL].value_us && is_pending(snapshot, SIGALRM))
-        process->itimers[ITIMER_REAL].value_us = process->itimers[ITIMER_REAL].interval_us;
     const struct itimerspec *timers = scratch_mirror(scratch, probe->timers_address);
     for (size_t i = 0; i < snapshot->timers_count; i++) {
         snapshot->timers[i].interval_ns =
@@ -286,4 +279,52 @@ void process_read_probe(const struct program *program, const struct process_prob
         process->flags |= SNAPSHOT_SUBREAPER;
     if (program_result(program, probe->locked_call) == -EINVAL)
         process->flags |= SNAPSHOT_LOCKS_FUTURE;
+}
+
+/* ---- what has come since ---- */
+
+/* Whether a signal of the process is there: any of this number, or (timer_id >= 0) that of a POSIX timer. */
+static bool has_signal(const struct snapshot_signal *signals, size_t count, int signal, int timer_id)
+{
+    for (size_t i = 0; i < count; i++) {
+        siginfo_t info;
+        memcpy(&info, signals[i].siginfo, sizeof info);
+        bool is_timer = info.si_code == SI_TIMER && info.si_timerid == timer_id;
+        if (timer_id >= 0 ? is_timer : signals[i].tid == 0 && info.si_signo == signal)
+            return true;
+    }
+    return false;
+}
+
+/* The real interval timer starts again only when its signal is taken. While that is pending it says 0; and if
+ * it has fired since it was asked, what it said is over. */
+static void correct_real_timer(struct snapshot_itimer *timer, bool was_pending, bool is_pending)
+{
+    if (!timer->value_us && timer->interval_us)
+        timer->value_us = is_pending ? timer->interval_us : 1;
+    else if (timer->value_us && is_pending && !was_pending)
+        timer->value_us = timer->interval_us;
+}
+
+int process_capture_late(struct target *target, struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    _cleanup_free_ struct snapshot_signal *early = TAKE_PTR(snapshot->signals);
+    size_t early_count = snapshot->signals_count;
+    snapshot->signals_count = 0;
+    int r = capture_all_pending(target, snapshot);
+    if (r < 0)
+        return error_errno(ret_error, r, "reading the signals that wait for process %d", target->pid);
+    if (snapshot->signals_count > early_count + LATE_SIGNALS_MAX)
+        return error_set(ret_error, -EAGAIN, "process %d is being flooded with signals; try again",
+                         target->pid);
+    const struct snapshot_signal *late = snapshot->signals;
+    size_t late_count = snapshot->signals_count;
+    correct_real_timer(&snapshot->process.itimers[ITIMER_REAL], has_signal(early, early_count, SIGALRM, -1),
+                       has_signal(late, late_count, SIGALRM, -1));
+    for (size_t i = 0; i < snapshot->timers_count; i++) {
+        struct snapshot_timer *timer = &snapshot->timers[i];
+        if (has_signal(late, late_count, 0, timer->id) && !has_signal(early, early_count, 0, timer->id))
+            timer->remaining_ns = timer->interval_ns;
+    }
+    return 0;
 }

@@ -84,6 +84,10 @@ void process_probe(struct program *program, const struct snapshot *snapshot, str
 void process_read_probe(const struct program *program, const struct process_probe *probe,
                         struct snapshot *snapshot);
 
+/* Signals that have come, and timers that have fired, since the target was captured and asked. The last thing
+ * that is read while it stands still. */
+int process_capture_late(struct target *target, struct snapshot *snapshot, struct reseat_error **ret_error);
+
 /* ---- rebuild*.c: from a snapshot back into a process ---- */
 
 /* A half-made process: a leader that is stopped at its first instruction, with scratch pages, which is killed

@@ -25,7 +25,7 @@
  * long as it lasts. */
 #define TARGET_STOP_TIMEOUT_NS 2000000000U
 /* How long a program may take to its report: a fork of much memory takes seconds. */
-#define TARGET_REPORT_TIMEOUT_NS 60000000000U
+#define TARGET_REPORT_TIMEOUT_NS 20000000000U
 
 /* Syscall user dispatch (struct ptrace_sud_config): while a program of ours runs in the thread it is off, and
  * of all that we change this alone does not come back by itself if we die just then. */

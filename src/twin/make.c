@@ -386,6 +386,9 @@ int twin_make(struct target *target, struct snapshot *snapshot, const char *dir,
     if (r < 0)
         return r;
     read_probes(&making);
+    r = process_capture_late(target, snapshot, ret_error);
+    if (r < 0)
+        return r;
     /* A target that runs on has done its part. */
     if (!will_kill)
         target_let_go(target);
