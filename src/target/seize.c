@@ -157,24 +157,35 @@ static int choose_report_signal(const char *status)
     return SIGURG;
 }
 
-int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
+/* Opens a process and finds out how it is to be traced: its number inside, the report signal, its filter. */
+static int open_to_trace(pid_t pid, struct target *target, bool *ret_filtered,
+                         struct reseat_error **ret_error)
 {
-    _cleanup_(target_release) struct target target = TARGET_NONE;
-    int r = target_open(pid, &target, ret_error);
+    int r = target_open(pid, target, ret_error);
     if (r < 0)
         return r;
-
     _cleanup_free_ char *status = NULL;
-    r = file_read(target.proc_fd, "status", &status, NULL);
+    r = file_read(target->proc_fd, "status", &status, NULL);
     if (r < 0)
         return error_errno(ret_error, r, "reading the status of process %d", pid);
     uint32_t levels[32];
     size_t level_count = status_ns_pids(status, levels, COUNT_OF(levels));
     if (level_count)
-        target.ns_pid = (pid_t)levels[level_count - 1];
-    target.report_signal = choose_report_signal(status);
-    target.report_is_caught = status_number(status, "SigCgt", 16) >> (target.report_signal - 1) & 1;
-    target.trace_options = PTRACE_O_TRACESYSGOOD | filter_options(status);
+        target->ns_pid = (pid_t)levels[level_count - 1];
+    target->report_signal = choose_report_signal(status);
+    target->report_is_caught = status_number(status, "SigCgt", 16) >> (target->report_signal - 1) & 1;
+    target->trace_options = PTRACE_O_TRACESYSGOOD | filter_options(status);
+    *ret_filtered = status_number(status, "Seccomp", 10);
+    return 0;
+}
+
+int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
+{
+    _cleanup_(target_release) struct target target = TARGET_NONE;
+    bool is_filtered;
+    int r = open_to_trace(pid, &target, &is_filtered, ret_error);
+    if (r < 0)
+        return r;
 
     r = seize_thread(&target, pid,
                      ret_error); /* the leader is the first, even if others have lower numbers */
@@ -334,15 +345,11 @@ static int stop_threads_from(struct target *target, size_t first, struct reseat_
 int target_seize_leader(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
 {
     _cleanup_(target_release) struct target target = TARGET_NONE;
-    int r = target_open(pid, &target, ret_error);
+    bool is_filtered;
+    int r = open_to_trace(pid, &target, &is_filtered, ret_error);
     if (r < 0)
         return r;
-    _cleanup_free_ char *status = NULL;
-    r = file_read(target.proc_fd, "status", &status, NULL);
-    if (r < 0)
-        return error_errno(ret_error, r, "reading the status of process %d", pid);
-    target.trace_options = PTRACE_O_TRACESYSGOOD | filter_options(status);
-    if (status_number(status, "Seccomp", 10) && !(target.trace_options & PTRACE_O_SUSPEND_SECCOMP))
+    if (is_filtered && !(target.trace_options & PTRACE_O_SUSPEND_SECCOMP))
         return error_set(ret_error, -EPERM, "process %d is under a seccomp filter, which we may not suspend",
                          pid);
     r = target_seize_thread(&target, pid, ret_error);

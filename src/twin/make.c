@@ -13,7 +13,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define PROBE_CALLS      4
 #define TWIN_CALLS       17
 #define SIGNAL_SET_BYTES 8
 #define SLEEP_CHECK_NS   100000000U
@@ -23,9 +22,6 @@
 #define SCRATCH_A_TIMER  2048
 #define SCRATCH_A_SIGNAL 512
 #define SCRATCH_A_MARK   256
-
-#define HEIR_FLAGS       (CLONE_VM | CLONE_FILES | CLONE_SYSVSEM | CLONE_PARENT)
-#define COPY_FLAGS       CLONE_PARENT
 
 size_t twin_scratch_bytes_about(size_t thread_count)
 {
@@ -189,7 +185,7 @@ static int build_leader_program(struct making *making, struct reseat_error **ret
     process_probe_thread(program, &making->probes[0]);
     process_probe(program, snapshot, &making->process_probe);
     twin_add_region_marks(program, snapshot, false);
-    uint64_t flags = snapshot->process.form == SNAPSHOT_FORM_HEIR ? HEIR_FLAGS : COPY_FLAGS;
+    uint64_t flags = snapshot->process.form == SNAPSHOT_FORM_HEIR ? TWIN_HEIR_FLAGS : TWIN_COPY_FLAGS;
     uint64_t arguments = process_clone_arguments(scratch, flags, stack, 0, NULL, 0);
     /* If it fails the regions must still be marked again: the failure is looked at later. */
     making->clone_call = program_call(program, NULL, SYS_clone3, arguments, sizeof(struct clone_args));

@@ -13,8 +13,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define SEED_FLAGS (CLONE_VM | CLONE_FILES | CLONE_SYSVSEM | CLONE_PARENT)
-#define RETRY_NS   500000
+#define RETRY_NS 500000
 
 static int report_gone(const struct snapshot_process *process, struct reseat_error **ret_error)
 {
@@ -238,7 +237,7 @@ static int race_for_seed(struct target *twin, const struct snapshot *snapshot, s
     do {
         if (process_choose_next(twin->pid, process->ns_pids, process->ns_level_count, NULL) < 0)
             return report_clone(-EPERM, process, ret_error);
-        int64_t r = clone_seed(twin, snapshot, false, SEED_FLAGS, ret_process, ret_error);
+        int64_t r = clone_seed(twin, snapshot, false, TWIN_HEIR_FLAGS, ret_process, ret_error);
         if (r < 0)
             return report_clone(r, process, ret_error);
         if (ret_process->pid == (pid_t)process->pid &&
@@ -259,7 +258,7 @@ static int clone_under_old_number(struct target *twin, const struct snapshot *sn
         return r;
     for (;;) {
         *ret_free_ns = now_ns();
-        int64_t result = clone_seed(twin, snapshot, true, SEED_FLAGS, ret_process, ret_error);
+        int64_t result = clone_seed(twin, snapshot, true, TWIN_HEIR_FLAGS, ret_process, ret_error);
         if (result >= 0)
             return 0;
         if (result == -EPERM)
@@ -293,7 +292,7 @@ int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid
     int r;
     if (new_pid) {
         *ret_free_ns = now_ns();
-        int64_t result = clone_seed(twin, snapshot, false, SEED_FLAGS, ret_process, ret_error);
+        int64_t result = clone_seed(twin, snapshot, false, TWIN_HEIR_FLAGS, ret_process, ret_error);
         r = result < 0 ? report_clone(result, &snapshot->process, ret_error) : 0;
     } else {
         r = clone_under_old_number(twin, snapshot, seed, ret_process, ret_free_ns, ret_error);
@@ -331,7 +330,7 @@ int twin_copy(struct target *twin, struct snapshot *snapshot, struct target *ret
     int r = twin_build_program(&program, scratch, snapshot, twin->report_signal, 0, &stack, ret_error);
     if (r < 0)
         return r;
-    uint64_t arguments = process_clone_arguments(scratch, CLONE_PARENT, stack, 0, NULL, 0);
+    uint64_t arguments = process_clone_arguments(scratch, TWIN_COPY_FLAGS, stack, 0, NULL, 0);
     int64_t result = clone_once(twin, arguments, snapshot, ret_error);
     if (result < 0)
         return error_errno(ret_error, (int)result, "copying the twin %d", twin->pid);

@@ -3,6 +3,10 @@
 
 #include "twin/twin.h"
 
+/* clone(2) flags: of an heir, and of the process that is cloned from a twin; and of a copy. */
+#define TWIN_HEIR_FLAGS (CLONE_VM | CLONE_FILES | CLONE_SYSVSEM | CLONE_PARENT)
+#define TWIN_COPY_FLAGS CLONE_PARENT
+
 /* At the start of the data part: the header and the program of the sleep. */
 #define TWIN_RESERVED_BYTES 16384
 #define TWIN_HEADER_OFFSET  4096                /* behind the page of the interpreter */
