@@ -67,7 +67,7 @@ static void fill_row(struct reseat_capability *row, struct row_text *text, struc
     print_flags(entry->flags, text->flags);
     text->name = TAKE_PTR(entry->name);
     *row = (struct reseat_capability){
-        .pid = native_pd_pid(entry->pd),
+        .pid = native_pd_id(entry->pd),
         .selector = entry->selector,
         .kind = entry->kind->name,
         .object = text->object,

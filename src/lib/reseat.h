@@ -72,6 +72,74 @@ RESEAT_API int reseat_list_capabilities(const pid_t *pids, size_t count, struct 
                                         struct reseat_error **ret_error);
 RESEAT_API void reseat_listing_free(struct reseat_listing *listing);
 
+/* ---- the native PD interface ----
+ * A PD (protection domain) is a process with its capability space; a selector is a descriptor number. request
+ * hands out capabilities, install puts them where they are wanted, in any live process that the caller may
+ * trace, running or stopped, which does not take part. A PD is used by one thread at a time. */
+
+#define RESEAT_SELECTOR_END ((unsigned)-1)
+
+struct reseat_pd;
+
+/* Opens the PD of process `pid` with the caller's own rights. It is this process for good: when it has ended,
+ * every call says -ESRCH, whoever gets its number later. */
+RESEAT_API int reseat_pd_open(pid_t pid, struct reseat_pd **ret_pd, struct reseat_error **ret_error);
+/* The same through core, the service that listens at socket `path` (NULL: where it usually is). What core
+ * lets us do is asked of the kernel with our own rights, and of its configuration. */
+RESEAT_API int reseat_pd_connect(const char *path, pid_t pid, struct reseat_pd **ret_pd,
+                                 struct reseat_error **ret_error);
+/* Takes over a PD session that somebody handed us: a descriptor, which belongs to the PD afterwards. */
+RESEAT_API int reseat_pd_adopt(int session, struct reseat_pd **ret_pd, struct reseat_error **ret_error);
+RESEAT_API void reseat_pd_free(struct reseat_pd *pd);
+RESEAT_API pid_t reseat_pd_pid(const struct reseat_pd *pd);
+/* The descriptor of a PD that came through core, to be passed on; -1 for one opened with our own rights. */
+RESEAT_API int reseat_pd_session(const struct reseat_pd *pd);
+
+enum reseat_slot_flags {
+    RESEAT_CLOEXEC = 1 << 0, /* FD_CLOEXEC of the slot */
+    /* The access mode of the object. request reports it; an install that asks for other access than the
+     * object has is -EACCES; none asked for: as it is. */
+    RESEAT_READ = 1 << 1,
+    RESEAT_WRITE = 1 << 2,
+    RESEAT_REPLACE = 1 << 8, /* install: what is at the selector may be replaced */
+};
+
+struct reseat_pd_slot {
+    unsigned selector;
+    int cap; /* a descriptor of ours */
+    unsigned flags;
+};
+
+/* Up to `capacity` used selectors from `from` on, ascending; *ret_next: where to go on, or
+ * RESEAT_SELECTOR_END. Who goes on until the end gets every selector that is used all the while exactly once,
+ * whatever else changes. */
+RESEAT_API int reseat_pd_list(struct reseat_pd *pd, unsigned from, unsigned *selectors, size_t capacity,
+                              size_t *ret_count, unsigned *ret_next, struct reseat_error **ret_error);
+/* The capability at `selector` as a descriptor of ours, or -1 in *ret_cap if the selector is unused;
+ * *ret_next (may be NULL) is the next used selector above it, or RESEAT_SELECTOR_END. */
+RESEAT_API int reseat_pd_request(struct reseat_pd *pd, unsigned selector, int *ret_cap, unsigned *ret_next,
+                                 struct reseat_error **ret_error);
+/* The capabilities at used selectors from `from` on, at most `capacity`, which the caller owns. */
+RESEAT_API int reseat_pd_request_many(struct reseat_pd *pd, unsigned from, struct reseat_pd_slot *ret_slots,
+                                      size_t capacity, size_t *ret_count, unsigned *ret_next,
+                                      struct reseat_error **ret_error);
+/* Puts capability `cap` at `selector`. -EEXIST: in use (the error says by what), and RESEAT_REPLACE is not
+ * given; -EBUSY: being filled by a call under way; -EBADF, -EMFILE: no such selector is allowed; -EACCES:
+ * other access than the object has; -EPERM: no right. The caller keeps its own descriptor. */
+RESEAT_API int reseat_pd_install(struct reseat_pd *pd, int cap, unsigned selector, unsigned flags,
+                                 struct reseat_error **ret_error);
+/* Many in one stop: all or none. */
+RESEAT_API int reseat_pd_install_many(struct reseat_pd *pd, const struct reseat_pd_slot *slots, size_t count,
+                                      struct reseat_error **ret_error);
+/* Empties a selector. -EBADF: it is unused. */
+RESEAT_API int reseat_pd_close(struct reseat_pd *pd, unsigned selector, struct reseat_error **ret_error);
+RESEAT_API int reseat_pd_close_many(struct reseat_pd *pd, const unsigned *selectors, size_t count,
+                                    struct reseat_error **ret_error);
+/* 0 in *ret_order if both selectors hold the same object, otherwise -1 or 1: a total order over all objects
+ * of the machine. -EBADF: one of them is unused. Both PDs opened, or both of the same core. */
+RESEAT_API int reseat_pd_compare(struct reseat_pd *a, unsigned selector_a, struct reseat_pd *b,
+                                 unsigned selector_b, int *ret_order, struct reseat_error **ret_error);
+
 /* ---- checkpoint ---- */
 
 enum reseat_checkpoint_flags {

@@ -5,7 +5,7 @@
 #include "lib-internal.h"
 
 #include "image/image.h"
-#include "native_pd/native_pd.h"
+#include "native_pd/linux.h"
 #include "object/object.h"
 #include "process/process.h"
 #include "target/target.h"

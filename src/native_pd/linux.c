@@ -10,7 +10,7 @@
  * that number: as long as the pidfd reports no end, it did.
  *
  * See pidfd_open(2), pidfd_getfd(2), kcmp(2), proc_pid_fd(5), ptrace(2) "Ptrace access mode checking". */
-#include "native_pd/native_pd.h"
+#include "native_pd/linux.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +36,7 @@ void native_pd_free(struct native_pd **pd)
     *pd = NULL;
 }
 
-pid_t native_pd_pid(const struct native_pd *pd)
+native_pd_id_t native_pd_id(const struct native_pd *pd)
 {
     return pd->pid;
 }
@@ -177,7 +177,7 @@ static int error_open(pid_t pid, int r, struct reseat_error **ret_error)
     return error_errno(ret_error, r, "opening process %d", pid);
 }
 
-int native_pd_open(pid_t pid, struct native_pd **ret_pd, struct reseat_error **ret_error)
+int native_pd_open(native_pd_id_t pid, struct native_pd **ret_pd, struct reseat_error **ret_error)
 {
     if (pid <= 0)
         return error_open(pid, -ESRCH, ret_error);

@@ -1,6 +1,6 @@
 /* install, for a PD that is already stopped: the target makes a pair of sockets, we take one end and send the
  * capability through it, the target receives it and moves it to its selector. See unix(7), dup3(2). */
-#include "native_pd/native_pd.h"
+#include "native_pd/linux.h"
 #include "target/target.h"
 
 #include <errno.h>

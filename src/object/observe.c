@@ -37,11 +37,11 @@ int observer_open(struct observer *observer, struct object_table *table, struct 
     observer->table_fd = observer->info_fd = -EBADF;
     observer->info_capacity = 4096;
     observer->info = malloc(observer->info_capacity);
-    int r = observer->info ? 0 : error_errno(ret_error, -ENOMEM, "looking at process %d", native_pd_pid(pd));
+    int r = observer->info ? 0 : error_errno(ret_error, -ENOMEM, "looking at process %d", native_pd_id(pd));
     if (r == 0)
-        r = open_directory(native_pd_pid(pd), "fd", &observer->table_fd, ret_error);
+        r = open_directory(native_pd_id(pd), "fd", &observer->table_fd, ret_error);
     if (r == 0)
-        r = open_directory(native_pd_pid(pd), "fdinfo", &observer->info_fd, ret_error);
+        r = open_directory(native_pd_id(pd), "fdinfo", &observer->info_fd, ret_error);
     if (r < 0)
         observer_close(observer);
     return r;
@@ -191,10 +191,10 @@ static int see_once(struct observer *observer, selector_t selector, struct objec
     if (r == -EACCES)
         return error_set(ret_error, -EPERM,
                          "process %d has changed its credentials; it is not ours to look at any more",
-                         native_pd_pid(observer->pd));
+                         native_pd_id(observer->pd));
     if (r < 0)
         return error_errno(ret_error, r, "looking at selector %u of process %d", selector,
-                           native_pd_pid(observer->pd));
+                           native_pd_id(observer->pd));
     if (link_contradicts_inode(sight))
         return -EAGAIN;
     return starts_with(sight->link, "socket:[") ? request_socket(observer, sight, ret_error) : 1;

@@ -85,7 +85,7 @@ static int add_selector(struct object_table *table, struct observer *observer, s
         return r;
     r = add_sight(table, &sight);
     if (r < 0)
-        return error_errno(ret_error, r, "listing process %d", native_pd_pid(observer->pd));
+        return error_errno(ret_error, r, "listing process %d", native_pd_id(observer->pd));
     return 0;
 }
 

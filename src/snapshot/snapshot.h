@@ -173,6 +173,89 @@ struct snapshot_reopen {
     uint64_t path_offset; /* in blobs: NUL-terminated, relative to /proc/self */
 };
 
+/* ---- what only a durable image needs: a twin holds all of this by itself ---- */
+
+enum snapshot_vma_kind {
+    SNAPSHOT_VMA_ANONYMOUS = 1, /* private */
+    SNAPSHOT_VMA_FILE = 2,      /* of a file with a path, private or shared */
+    SNAPSHOT_VMA_SHARED = 3,    /* shared anonymous: `inode` says which mappings are of one object */
+    SNAPSHOT_VMA_OBJECT = 4,    /* of an object in the object table (memfd, deleted file): `object` */
+    SNAPSHOT_VMA_SYSV = 5,      /* System V shared memory */
+    SNAPSHOT_VMA_VDSO = 6,      /* with its data pages: SNAPSHOT_VMA_VVAR */
+    SNAPSHOT_VMA_VVAR = 7,
+    SNAPSHOT_VMA_OTHER = 8, /* of a device or an anonymous inode: cannot be mapped anew */
+};
+
+enum snapshot_vma_flags {
+    SNAPSHOT_VMA_MAP_SHARED = 1 << 0,
+    SNAPSHOT_VMA_GROWS_DOWN = 1 << 1,
+    SNAPSHOT_VMA_NORESERVE = 1 << 2,
+    SNAPSHOT_VMA_HUGETLB = 1 << 3,
+    SNAPSHOT_VMA_DONTFORK = 1 << 4,
+    SNAPSHOT_VMA_WIPEONFORK = 1 << 5,
+    SNAPSHOT_VMA_DONTDUMP = 1 << 6,
+    SNAPSHOT_VMA_HUGEPAGE = 1 << 7,
+    SNAPSHOT_VMA_NOHUGEPAGE = 1 << 8,
+    SNAPSHOT_VMA_MERGEABLE = 1 << 9,
+    SNAPSHOT_VMA_SEQUENTIAL = 1 << 10,
+    SNAPSHOT_VMA_RANDOM = 1 << 11,
+    SNAPSHOT_VMA_LOCKED = 1 << 12,
+    SNAPSHOT_VMA_LOCKED_ONFAULT = 1 << 13,
+    SNAPSHOT_VMA_STORED = 1 << 14, /* what of it is not in an extent is zero, not as in the file */
+};
+
+/* One mapping, ascending. */
+struct snapshot_vma {
+    uint64_t start, end;
+    uint64_t offset; /* in the file or object */
+    uint32_t protection;
+    uint32_t flags;
+    uint32_t kind;
+    uint32_t object; /* SNAPSHOT_VMA_OBJECT: an id of the object table */
+    uint32_t device_major, device_minor;
+    uint64_t inode;
+    uint64_t file_size;
+    int64_t modified_ns;
+    uint64_t path_offset; /* in blobs: NUL-terminated */
+    uint32_t protection_key;
+    uint32_t reserved;
+};
+
+/* A run of memory whose content is stored. What is in no extent is as the mapping is made. */
+struct snapshot_extent {
+    uint64_t address, length;
+    uint64_t file_offset, stored_length; /* in the core file; shorter than `length`: compressed */
+    uint64_t checksum;                   /* XXH3 of what is stored */
+};
+
+/* The capability map. */
+struct snapshot_capability {
+    uint32_t selector;
+    uint32_t object; /* id in the object table */
+    uint32_t flags;  /* FD_CLOEXEC */
+    uint32_t reserved;
+};
+
+/* The object table: each object once, whoever holds it. */
+struct snapshot_object {
+    uint32_t id;                         /* from 1 */
+    uint32_t status_flags;               /* O_* with the access mode */
+    uint64_t kind_offset;                /* in blobs: the name of its kind, NUL-terminated */
+    uint64_t name_offset;                /* in blobs: what it is, for people */
+    uint64_t state_offset, state_length; /* in blobs: what its kind captured (docs/image.md) */
+    uint32_t device_major, device_minor;
+    uint64_t inode;
+    uint32_t flags; /* private to the object room */
+    uint32_t reserved;
+};
+
+/* What the process does with a signal: struct sigaction of the kernel. */
+struct snapshot_action {
+    uint32_t signal;
+    uint32_t reserved;
+    uint64_t handler, flags, restorer, mask;
+};
+
 /* Every table of a snapshot: X(type, plural name, section). */
 #define SNAPSHOT_TABLES(X)                                                                                   \
     X(struct snapshot_thread, threads, ".reseat.thread")                                                     \
@@ -184,6 +267,11 @@ struct snapshot_reopen {
     X(struct snapshot_position, positions, ".reseat.position")                                               \
     X(struct snapshot_interest, interests, ".reseat.interest")                                               \
     X(struct snapshot_reopen, reopens, ".reseat.reopen")                                                     \
+    X(struct snapshot_vma, vmas, ".reseat.vma")                                                              \
+    X(struct snapshot_extent, extents, ".reseat.extent")                                                     \
+    X(struct snapshot_capability, capabilities, ".reseat.capability")                                        \
+    X(struct snapshot_object, objects, ".reseat.object")                                                     \
+    X(struct snapshot_action, actions, ".reseat.action")                                                     \
     X(uint8_t, blobs, ".reseat.blob")
 
 struct snapshot {

@@ -34,7 +34,7 @@ static struct native_pd *open_pd(pid_t pid)
     struct reseat_error *error = NULL;
     if (native_pd_open(pid, &pd, &error) < 0)
         fail_with_error("opening", error);
-    assert_int_equal(native_pd_pid(pd), pid);
+    assert_int_equal(native_pd_id(pd), pid);
     return pd;
 }
 

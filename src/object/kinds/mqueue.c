@@ -14,7 +14,7 @@
 static bool is_on_mqueue(const struct object_sight *sight)
 {
     char path[48];
-    snprintf(path, sizeof path, "/proc/%d/fd/%u", native_pd_pid(sight->pd), sight->selector);
+    snprintf(path, sizeof path, "/proc/%d/fd/%u", native_pd_id(sight->pd), sight->selector);
     struct statfs fs;
     return statfs(path, &fs) == 0 && fs.f_type == MQUEUE_MAGIC;
 }
