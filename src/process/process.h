@@ -48,6 +48,13 @@ int process_survey(pid_t pid, enum snapshot_form form, struct snapshot *snapshot
 /* Only the treatment of regions, of any live process. */
 int process_survey_regions(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error);
 
+/* ---- map.c: the memory map, for a durable image ---- */
+
+/* Fills `vmas`: every mapping of process `pid` (the stopped target, or its twin at leisure), ascending,
+ * without our own scratch pages. Of files also what is needed to recognise them later. Which object a mapping
+ * of SNAPSHOT_VMA_OBJECT is of (`object`) is for the object room to fill in. */
+int process_capture_map(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error);
+
 /* ---- capture.c: what a stopped target is asked ---- */
 
 struct target;

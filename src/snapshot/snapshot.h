@@ -202,6 +202,8 @@ enum snapshot_vma_flags {
     SNAPSHOT_VMA_LOCKED = 1 << 12,
     SNAPSHOT_VMA_LOCKED_ONFAULT = 1 << 13,
     SNAPSHOT_VMA_STORED = 1 << 14, /* what of it is not in an extent is zero, not as in the file */
+    SNAPSHOT_VMA_MAY_WRITE =
+        1 << 15, /* mprotect(2) may make it writable: a shared one's file is open for that */
 };
 
 /* One mapping, ascending. */
@@ -216,9 +218,10 @@ struct snapshot_vma {
     uint64_t inode;
     uint64_t file_size;
     int64_t modified_ns;
-    uint64_t path_offset; /* in blobs: NUL-terminated */
+    uint64_t
+        path_offset; /* in blobs: NUL-terminated; of anonymous memory: the name that it was given, or "" */
     uint32_t protection_key;
-    uint32_t reserved;
+    uint32_t page_shift; /* of huge pages (SNAPSHOT_VMA_HUGETLB) */
 };
 
 /* A run of memory whose content is stored. What is in no extent is as the mapping is made. */
