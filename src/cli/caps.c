@@ -1,9 +1,22 @@
-/* `reseat caps`: lists capability spaces. Rests on reseat_list_capabilities(), which stops nothing. */
+/* `reseat caps`: lists capability spaces. Rests on reseat_list_capabilities() and reseat_list_sharing(),
+ * which stop nothing. */
 #include "cli.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+
+enum { OPTION_SHARED = 1 };
+
+static const struct cli_option options[] = {
+    {OPTION_SHARED, "shared", NULL,
+     "also say who else on the machine holds each object, and who\nholds the other end of a pipe or a "
+     "connection"},
+    {0},
+};
+
+/* How many holders stand in a row for people. */
+static const size_t holders_shown = 4;
 
 static void free_listing(struct reseat_listing **listing)
 {
@@ -22,7 +35,20 @@ static struct json_object *json_words(const char *flags)
     return words;
 }
 
-static void print_json(const struct reseat_listing *listing)
+static struct json_object *json_holders(const struct reseat_holder *holders, size_t count)
+{
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; i < count; i++) {
+        struct json_object *holder = json_object_new_object();
+        json_object_object_add(holder, "pid", json_object_new_int(holders[i].pid));
+        json_object_object_add(holder, "selector", json_object_new_int64(holders[i].selector));
+        json_object_object_add(holder, "command", json_text(holders[i].command));
+        json_object_array_add(list, holder);
+    }
+    return list;
+}
+
+static void print_json(const struct reseat_listing *listing, bool shared)
 {
     struct json_object *rows = json_object_new_array();
     for (size_t i = 0; i < listing->count; i++) {
@@ -36,6 +62,12 @@ static void print_json(const struct reseat_listing *listing)
         json_object_object_add(row, "cloexec", json_object_new_boolean(capability->cloexec));
         json_object_object_add(row, "flags", json_words(capability->flags));
         json_object_object_add(row, "name", json_text(capability->name));
+        if (shared) {
+            json_object_object_add(row, "holders",
+                                   json_holders(capability->holders, capability->holder_count));
+            json_object_object_add(row, "other_ends",
+                                   json_holders(capability->other_ends, capability->other_end_count));
+        }
         json_object_array_add(rows, row);
     }
     json_print(rows);
@@ -53,14 +85,41 @@ static void add_flags(struct table *table, const struct reseat_capability *capab
     table_add(table, "%s", *text ? text : "-");
 }
 
-static void print_table(const struct reseat_listing *listing, bool with_pid)
+/* One word: "12:1(cat),13:0(less),+3". */
+static void add_holders(struct table *table, const struct reseat_holder *holders, size_t count, bool all)
 {
-    static const struct table_column columns[] = {{"PID", true},     {"SEL", true},     {"KIND", false},
-                                                  {"OBJECT", false}, {"ACCESS", false}, {"FLAGS", false},
-                                                  {"NAME", false}};
-    size_t left_out = with_pid ? 0 : 1;
-    struct table table = {.columns = columns + left_out,
-                          .column_count = sizeof columns / sizeof columns[0] - left_out};
+    char *text = NULL;
+    size_t length = 0, shown = all || count <= holders_shown ? count : holders_shown - 1;
+    FILE *stream = open_memstream(&text, &length);
+    for (size_t i = 0; stream && i < shown; i++) {
+        char command[64];
+        snprintf(command, sizeof command, "%s", holders[i].command);
+        for (char *space = command; (space = strpbrk(space, " \t\n"));)
+            *space = '_';
+        fprintf(stream, "%s%d:%u(%s)", i ? "," : "", holders[i].pid, holders[i].selector, command);
+    }
+    if (stream && shown < count)
+        fprintf(stream, ",+%zu", count - shown);
+    if (stream)
+        fclose(stream);
+    table_add(table, "%s", text && *text ? text : "-");
+    free(text);
+}
+
+static void print_table(const struct cli *cli, const struct reseat_listing *listing, bool with_pid,
+                        bool shared)
+{
+    static const struct table_column all[] = {{"PID", true},           {"SEL", true},        {"KIND", false},
+                                              {"OBJECT", false},       {"ACCESS", false},    {"FLAGS", false},
+                                              {"HELD_ALSO_BY", false}, {"OTHER_END", false}, {"NAME", false}};
+    struct table_column columns[sizeof all / sizeof all[0]];
+    size_t count = 0;
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        bool is_pid = i == 0, is_of_sharing = i == 6 || i == 7;
+        if ((!is_pid || with_pid) && (!is_of_sharing || shared))
+            columns[count++] = all[i];
+    }
+    struct table table = {.columns = columns, .column_count = count};
     for (size_t i = 0; i < listing->count; i++) {
         const struct reseat_capability *capability = &listing->capabilities[i];
         if (with_pid)
@@ -70,6 +129,10 @@ static void print_table(const struct reseat_listing *listing, bool with_pid)
         table_add(&table, "%s", capability->object);
         table_add(&table, "%s", capability->access);
         add_flags(&table, capability);
+        if (shared) {
+            add_holders(&table, capability->holders, capability->holder_count, cli->verbose);
+            add_holders(&table, capability->other_ends, capability->other_end_count, cli->verbose);
+        }
         table_add(&table, "%s", capability->name ? capability->name : "");
     }
     table_print(&table);
@@ -89,20 +152,26 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
     }
     _cleanup_(free_listing) struct reseat_listing *listing = NULL;
     struct reseat_error *error = NULL;
-    int r = pids ? reseat_list_capabilities(pids, arguments->word_count, &listing, &error) : -ENOMEM;
+    bool shared = arguments->option_count > 0; /* there is only this one option */
+    int r = !pids    ? -ENOMEM
+            : shared ? reseat_list_sharing(pids, arguments->word_count, &listing, &error)
+                     : reseat_list_capabilities(pids, arguments->word_count, &listing, &error);
     free(pids);
     if (r < 0)
         return failure(r, &error);
     if (cli->json)
-        print_json(listing);
+        print_json(listing, shared);
     else
-        print_table(listing, arguments->word_count > 1);
+        print_table(cli, listing, arguments->word_count > 1, shared);
+    if (listing->unseen && !cli->quiet)
+        message("%u process%s could not be looked at and may hold some of this too (root may look at all)",
+                listing->unseen, listing->unseen == 1 ? "" : "es");
     return output_flush() ? CLI_DONE : CLI_FAILED;
 }
 
 const struct cli_verb verb_caps = {
     .name = "caps",
-    .usage = "PID…",
+    .usage = "PID… [--shared]",
     .summary = "list the capability space of processes",
     .about =
         "One line for each capability: its selector (the descriptor number), the kind of object, a short id\n"
@@ -110,9 +179,18 @@ const struct cli_verb verb_caps = {
         "have the same OBJECT if and only if both point to the same object: the same open file description,\n"
         "as after dup(2), fork(2) or passing through a socket. Stops nothing and changes nothing.\n"
         "\n"
+        "--shared adds two columns of PID:SEL(COMMAND): other processes that hold the same object, and "
+        "those that\n"
+        "hold the other end of a pipe, FIFO, unix socket or TCP connection within this machine. Four are "
+        "shown,\n"
+        "all with -v.\n"
+        "\n"
         "Example: who shares what between a shell and its child?\n"
         "  $ reseat caps $$ 1234\n"
         "Example: the selectors of all sockets of process 1234\n"
-        "  $ reseat caps --json 1234 | jq '.[] | select(.kind == \"tcp\") | .selector'\n",
+        "  $ reseat caps --json 1234 | jq '.[] | select(.kind == \"tcp\") | .selector'\n"
+        "Example: who holds the other end of the pipe at selector 1 of process 1234?\n"
+        "  $ reseat caps 1234 --shared\n",
+    .options = options,
     .run = run,
 };

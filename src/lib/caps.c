@@ -1,4 +1,5 @@
-/* The listing of capability spaces, for people and programs: reseat_list_capabilities(). The work is done by
+/* The listing of capability spaces, for people and programs: reseat_list_capabilities(),
+ * reseat_list_sharing(). The work is done by
  * the object table (object/object.h); here its entries become the rows of the public interface, each with the
  * texts that it points to. */
 #include "reseat.h"
@@ -22,6 +23,8 @@ struct row_text {
 struct listing {
     struct reseat_listing public; /* first, so that a pointer to it is a pointer to the whole */
     struct row_text *texts;
+    struct object_holders found;
+    struct reseat_holder *holders; /* of all rows, one after the other; their names stand in `found` */
 };
 
 /* ---- one row ---- */
@@ -88,6 +91,8 @@ void reseat_listing_free(struct reseat_listing *public)
     for (size_t i = 0; i < listing->public.count; i++)
         free(listing->texts[i].name);
     free(listing->texts);
+    free(listing->holders);
+    object_holders_free(&listing->found);
     free(listing->public.capabilities);
     free(listing);
 }
@@ -138,21 +143,61 @@ static int open_all(const pid_t *pids, size_t count, struct pd_list *list, struc
     return 0;
 }
 
-int reseat_list_capabilities(const pid_t *pids, size_t count, struct reseat_listing **ret_listing,
-                             struct reseat_error **ret_error)
+/* Gives each row its holders, which `found` has in the order of the rows. */
+static int add_holders(struct listing *listing, struct object_holders *found)
+{
+    listing->found = *found;
+    *found = (struct object_holders){0};
+    listing->public.unseen = listing->found.unseen;
+    listing->holders = calloc(listing->found.count + 1, sizeof *listing->holders);
+    if (!listing->holders)
+        return -ENOMEM;
+    for (size_t i = 0; i < listing->found.count; i++) {
+        const struct object_holder *holder = &listing->found.items[i];
+        struct reseat_capability *row = &listing->public.capabilities[holder->entry];
+        listing->holders[i] = (struct reseat_holder){holder->pid, holder->selector, holder->command};
+        const struct reseat_holder **first = holder->is_other_end ? &row->other_ends : &row->holders;
+        size_t *count = holder->is_other_end ? &row->other_end_count : &row->holder_count;
+        if (!(*count)++)
+            *first = &listing->holders[i];
+    }
+    return 0;
+}
+
+static int list(const pid_t *pids, size_t count, bool with_holders, struct reseat_listing **ret_listing,
+                struct reseat_error **ret_error)
 {
     _cleanup_(pd_list_free) struct pd_list pds = {0};
     _cleanup_(object_table_free) struct object_table table = {0};
+    _cleanup_(object_holders_free) struct object_holders holders = {0};
     int r = open_all(pids, count, &pds, ret_error);
     for (size_t i = 0; r == 0 && i < count; i++)
         r = object_table_add(&table, pds.items[i], ret_error);
     if (r == 0)
         r = object_table_identify(&table, ret_error);
+    if (r == 0 && with_holders)
+        r = object_find_holders(&table, &holders, ret_error);
     if (r < 0)
         return r;
     struct listing *listing = listing_of(&table);
+    if (listing && add_holders(listing, &holders) < 0) {
+        reseat_listing_free(&listing->public);
+        listing = NULL;
+    }
     if (!listing)
         return error_errno(ret_error, -ENOMEM, "listing %zu capabilities", table.count);
     *ret_listing = &listing->public;
     return 0;
+}
+
+int reseat_list_capabilities(const pid_t *pids, size_t count, struct reseat_listing **ret_listing,
+                             struct reseat_error **ret_error)
+{
+    return list(pids, count, false, ret_listing, ret_error);
+}
+
+int reseat_list_sharing(const pid_t *pids, size_t count, struct reseat_listing **ret_listing,
+                        struct reseat_error **ret_error)
+{
+    return list(pids, count, true, ret_listing, ret_error);
 }

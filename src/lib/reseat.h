@@ -50,6 +50,13 @@ typedef void (*reseat_note_fn)(void *userdata, const char *sentence);
 
 /* ---- capability spaces ---- */
 
+/* A selector of some process. */
+struct reseat_holder {
+    pid_t pid;
+    unsigned selector;
+    const char *command; /* the name of the process; "" if it has ended */
+};
+
 struct reseat_capability {
     pid_t pid;
     unsigned selector;
@@ -59,17 +66,28 @@ struct reseat_capability {
     int cloexec;
     const char *flags; /* further status flags for people: "nonblock append" */
     const char *name;  /* what it is, for people */
+
+    /* Only by reseat_list_sharing(). */
+    const struct reseat_holder *holders; /* other processes that hold this object */
+    size_t holder_count;
+    const struct reseat_holder *other_ends; /* who holds the other end: of a pipe, a FIFO, a unix socket, a
+                                               TCP connection within this machine */
+    size_t other_end_count;
 };
 
 struct reseat_listing {
     struct reseat_capability *capabilities;
     size_t count;
+    unsigned unseen; /* reseat_list_sharing(): processes that we may not look at, and that may be holders */
 };
 
 /* Lists the capability spaces of one or more live processes, ordered by position in `pids`, then by selector.
  * Stops nothing. -EPERM: a process that the caller may not trace. */
 RESEAT_API int reseat_list_capabilities(const pid_t *pids, size_t count, struct reseat_listing **ret_listing,
                                         struct reseat_error **ret_error);
+/* The same, and who else on the machine holds each object or its other end. */
+RESEAT_API int reseat_list_sharing(const pid_t *pids, size_t count, struct reseat_listing **ret_listing,
+                                   struct reseat_error **ret_error);
 RESEAT_API void reseat_listing_free(struct reseat_listing *listing);
 
 /* ---- the native PD interface ----

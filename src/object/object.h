@@ -41,6 +41,13 @@ struct object_sight {
 
 /* ---- kinds ---- */
 
+/* What has two ends that are two objects: a pipe, a connection. */
+struct object_end {
+    char key[256];        /* equal at both ends and nowhere else; "" if there is no other end */
+    unsigned side;        /* bit 0, bit 1: which end this is; both in one is possible (FIFO, O_RDWR) */
+    uint64_t other_inode; /* of the other end, on the same mount; 0: not known */
+};
+
 /* Everything that Reseat knows about one kind of object. */
 struct object_kind {
     const char *name;
@@ -50,6 +57,8 @@ struct object_kind {
     /* Optional: a number that two different objects of this kind never share and that an object never
      * changes; it spares them the comparison by the kernel. */
     uint64_t (*distinguish)(const struct object_sight *sight);
+    /* Optional: which end of what it is. Leaves *ret_end as it is if there is no other. */
+    void (*find_end)(const struct object_sight *sight, struct object_end *ret_end);
 };
 
 /* The kind of what is seen; never NULL. */
@@ -72,6 +81,9 @@ struct object_entry {
         uint64_t mount_id, inode, class, number;
         unsigned access;
     } mark;
+
+    size_t origin;     /* private to holders.c */
+    bool is_bystander; /* its process may end, or be out of our reach, without that being an error */
 };
 
 /* Entries in the order in which they were added. */
@@ -91,6 +103,28 @@ int object_table_add(struct object_table *table, struct native_pd *pd, struct re
 /* Gives entries the same object id if and only if they hold the same object. Entries whose selector was
  * closed since are removed. */
 int object_table_identify(struct object_table *table, struct reseat_error **ret_error);
+
+/* ---- holders.c: who else on this machine holds them ---- */
+
+struct object_holder {
+    size_t entry;      /* index in the table */
+    bool is_other_end; /* it holds the other end (of a pipe, of a connection), not the same object */
+    native_pd_id_t pid;
+    selector_t selector;
+    char command[64];
+};
+
+struct object_holders {
+    struct object_holder *items; /* by entry; the same object before other ends; by PID and selector */
+    size_t count;
+    unsigned unseen; /* processes that we may not look at */
+};
+
+/* Walks all processes of the machine for those that hold an object of the table (at a selector of another
+ * process than the entry's) or the other end of one. The table must have been identified. */
+int object_find_holders(const struct object_table *table, struct object_holders *ret_holders,
+                        struct reseat_error **ret_error);
+void object_holders_free(struct object_holders *holders); /* cleanup function */
 
 /* ---- shared.c: what a copy shares with a target that runs on ---- */
 

@@ -217,3 +217,15 @@ int observer_see(struct observer *observer, selector_t selector, struct object_s
     }
     return 0;
 }
+
+int observer_peek(struct observer *observer, selector_t selector, struct object_sight *ret_sight)
+{
+    char name[16];
+    snprintf(name, sizeof name, "%u", selector);
+    *ret_sight = (struct object_sight){.table = observer->table,
+                                       .pd = observer->pd,
+                                       .selector = selector,
+                                       .cap = NATIVE_CAP_INVALID};
+    int r = read_info(observer, name, ret_sight);
+    return r == -ENOMEM ? r : r == 0;
+}

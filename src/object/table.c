@@ -43,7 +43,7 @@ static uint64_t hash_text(const char *text)
     return hash;
 }
 
-static struct object_mark mark_of(const struct object_sight *sight, const struct object_kind *kind)
+struct object_mark object_mark_of(const struct object_sight *sight, const struct object_kind *kind)
 {
     return (struct object_mark){
         .mount_id = sight->mount_id,
@@ -71,7 +71,7 @@ static int add_sight(struct object_table *table, const struct object_sight *sigh
         .flags = sight->flags,
         .kind = kind,
         .name = TAKE_PTR(name),
-        .mark = mark_of(sight, kind),
+        .mark = object_mark_of(sight, kind),
     };
     return 0;
 }
@@ -108,9 +108,8 @@ int object_table_add(struct object_table *table, struct native_pd *pd, struct re
 /* A list of entries that is being sorted. */
 typedef struct object_entry *entry_ref;
 
-static int compare_marks(const void *a, const void *b)
+int object_mark_compare(const struct object_mark *x, const struct object_mark *y)
 {
-    const struct object_mark *x = &(*(const entry_ref *)a)->mark, *y = &(*(const entry_ref *)b)->mark;
 #define COMPARE(field)                                                                                       \
     if (x->field != y->field)                                                                                \
         return x->field < y->field ? -1 : 1;
@@ -121,6 +120,11 @@ static int compare_marks(const void *a, const void *b)
     COMPARE(access)
 #undef COMPARE
     return 0;
+}
+
+static int compare_marks(const void *a, const void *b)
+{
+    return object_mark_compare(&(*(const entry_ref *)a)->mark, &(*(const entry_ref *)b)->mark);
 }
 
 static bool is_gone(const struct object_entry *entry)
@@ -135,18 +139,25 @@ struct numbering {
     object_id_t last_object; /* the highest number given */
 };
 
+/* Turns a failure about an entry into its being gone, where that is what it means. */
+static int forgive(struct object_entry *entry, int r, struct reseat_error **ret_error)
+{
+    bool is_out_of_reach = r == -ESRCH || r == -EPERM || r == -EACCES;
+    if (r != -EBADF && !(entry->is_bystander && is_out_of_reach))
+        return r;
+    if (ret_error)
+        base_error_free(ret_error);
+    entry->object = OBJECT_GONE;
+    return 0;
+}
+
 /* Compares an entry with an object that we hold. The entry may be gone, which it is marked as; we are not. */
 static int compare_with_pivot(struct numbering *numbering, struct object_entry *entry, native_cap_t pivot,
                               int *ret_order, struct reseat_error **ret_error)
 {
     int r = native_pd_compare(entry->pd, entry->selector, numbering->self, (selector_t)pivot, ret_order,
                               ret_error);
-    if (r != -EBADF)
-        return r;
-    if (ret_error)
-        base_error_free(ret_error);
-    entry->object = OBJECT_GONE;
-    return 0;
+    return forgive(entry, r, ret_error);
 }
 
 /* Gives its number to the object in the middle of the list and to all entries that hold it, and leaves the
@@ -156,7 +167,7 @@ static int number_one_object(struct numbering *numbering, entry_ref *list, size_
 {
     entry_ref first = list[count / 2];
     _cleanup_close_ native_cap_t pivot = NATIVE_CAP_INVALID;
-    int r = native_pd_request(first->pd, first->selector, &pivot, NULL, ret_error);
+    int r = forgive(first, native_pd_request(first->pd, first->selector, &pivot, NULL, ret_error), ret_error);
     if (r < 0)
         return r;
     first->object = pivot == NATIVE_CAP_INVALID ? OBJECT_GONE : ++numbering->last_object;

@@ -35,6 +35,10 @@ static bool match_anything(const struct object_sight *sight)
     return true;
 }
 
-const struct object_kind kind_perf = {"perf", match_perf, describe_bare, NULL};
-const struct object_kind kind_userfaultfd = {"userfaultfd", match_userfaultfd, describe_userfaultfd, NULL};
-const struct object_kind kind_anonymous = {"anonymous", match_anything, describe_bare, NULL};
+const struct object_kind kind_perf = {.name = "perf", .match = match_perf, .describe = describe_bare};
+const struct object_kind kind_userfaultfd = {.name = "userfaultfd",
+                                             .match = match_userfaultfd,
+                                             .describe = describe_userfaultfd};
+const struct object_kind kind_anonymous = {.name = "anonymous",
+                                           .match = match_anything,
+                                           .describe = describe_bare};

@@ -22,4 +22,4 @@ static int describe_bpf(const struct object_sight *sight, char **ret_name)
     return describe_as(ret_name, "%s", sight->link + strlen("anon_inode:"));
 }
 
-const struct object_kind kind_bpf = {"bpf", match_bpf, describe_bpf, NULL};
+const struct object_kind kind_bpf = {.name = "bpf", .match = match_bpf, .describe = describe_bpf};

@@ -169,7 +169,14 @@ static int describe_epoll(const struct object_sight *sight, char **ret_name)
     return describe_as(ret_name, "watches %s", members);
 }
 
-const struct object_kind kind_eventfd = {"eventfd", match_eventfd, describe_eventfd, distinguish_eventfd};
-const struct object_kind kind_timerfd = {"timerfd", match_timerfd, describe_timerfd, NULL};
-const struct object_kind kind_signalfd = {"signalfd", match_signalfd, describe_signalfd, NULL};
-const struct object_kind kind_epoll = {"epoll", match_epoll, describe_epoll, NULL};
+const struct object_kind kind_eventfd = {.name = "eventfd",
+                                         .match = match_eventfd,
+                                         .describe = describe_eventfd,
+                                         .distinguish = distinguish_eventfd};
+const struct object_kind kind_timerfd = {.name = "timerfd",
+                                         .match = match_timerfd,
+                                         .describe = describe_timerfd};
+const struct object_kind kind_signalfd = {.name = "signalfd",
+                                          .match = match_signalfd,
+                                          .describe = describe_signalfd};
+const struct object_kind kind_epoll = {.name = "epoll", .match = match_epoll, .describe = describe_epoll};

@@ -31,7 +31,9 @@ static bool match_file(const struct object_sight *sight)
     return link_is_path(sight) && (S_ISREG(sight->stat.mode) || sight->stat.mode == 0);
 }
 
-const struct object_kind kind_path = {"path", match_path, describe_path, NULL};
-const struct object_kind kind_directory = {"directory", match_directory, describe_path, NULL};
-const struct object_kind kind_device = {"device", match_device, describe_path, NULL};
-const struct object_kind kind_file = {"file", match_file, describe_path, NULL};
+const struct object_kind kind_path = {.name = "path", .match = match_path, .describe = describe_path};
+const struct object_kind kind_directory = {.name = "directory",
+                                           .match = match_directory,
+                                           .describe = describe_path};
+const struct object_kind kind_device = {.name = "device", .match = match_device, .describe = describe_path};
+const struct object_kind kind_file = {.name = "file", .match = match_file, .describe = describe_path};

@@ -20,4 +20,6 @@ static int describe_io_uring(const struct object_sight *sight, char **ret_name)
                        has_poller ? ", with a polling thread" : "");
 }
 
-const struct object_kind kind_io_uring = {"io_uring", match_io_uring, describe_io_uring, NULL};
+const struct object_kind kind_io_uring = {.name = "io_uring",
+                                          .match = match_io_uring,
+                                          .describe = describe_io_uring};

@@ -12,4 +12,4 @@ static int describe_kvm(const struct object_sight *sight, char **ret_name)
     return describe_as(ret_name, "%s", sight->link + strlen("anon_inode:"));
 }
 
-const struct object_kind kind_kvm = {"kvm", match_kvm, describe_kvm, NULL};
+const struct object_kind kind_kvm = {.name = "kvm", .match = match_kvm, .describe = describe_kvm};

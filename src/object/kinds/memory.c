@@ -45,6 +45,8 @@ static int describe_dmabuf(const struct object_sight *sight, char **ret_name)
                        (int)strcspn(exporter, "\n"), exporter);
 }
 
-const struct object_kind kind_memfd = {"memfd", match_memfd, describe_memfd, NULL};
-const struct object_kind kind_secretmem = {"secretmem", match_secretmem, describe_secretmem, NULL};
-const struct object_kind kind_dmabuf = {"dmabuf", match_dmabuf, describe_dmabuf, NULL};
+const struct object_kind kind_memfd = {.name = "memfd", .match = match_memfd, .describe = describe_memfd};
+const struct object_kind kind_secretmem = {.name = "secretmem",
+                                           .match = match_secretmem,
+                                           .describe = describe_secretmem};
+const struct object_kind kind_dmabuf = {.name = "dmabuf", .match = match_dmabuf, .describe = describe_dmabuf};

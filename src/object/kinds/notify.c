@@ -39,5 +39,9 @@ static int describe_fanotify(const struct object_sight *sight, char **ret_name)
                             ret_name);
 }
 
-const struct object_kind kind_inotify = {"inotify", match_inotify, describe_inotify, NULL};
-const struct object_kind kind_fanotify = {"fanotify", match_fanotify, describe_fanotify, NULL};
+const struct object_kind kind_inotify = {.name = "inotify",
+                                         .match = match_inotify,
+                                         .describe = describe_inotify};
+const struct object_kind kind_fanotify = {.name = "fanotify",
+                                          .match = match_fanotify,
+                                          .describe = describe_fanotify};

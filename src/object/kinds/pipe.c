@@ -2,6 +2,8 @@
  * objects. See pipe(7). */
 #include "object/kinds.h"
 
+#include <fcntl.h>
+
 static bool match_pipe(const struct object_sight *sight)
 {
     return starts_with(sight->link, "pipe:[");
@@ -17,5 +19,20 @@ static int describe_pipe(const struct object_sight *sight, char **ret_name)
     return describe_as(ret_name, "%s %s", sight->link, describe_ends(sight->flags));
 }
 
-const struct object_kind kind_pipe = {"pipe", match_pipe, describe_pipe, NULL};
-const struct object_kind kind_fifo = {"fifo", match_fifo, describe_pipe, NULL};
+static void find_pipe_end(const struct object_sight *sight, struct object_end *ret_end)
+{
+    unsigned access = sight->flags & O_ACCMODE;
+    snprintf(ret_end->key, sizeof ret_end->key, "pipe %llu %llu", (unsigned long long)sight->mount_id,
+             (unsigned long long)sight->inode);
+    ret_end->side = access == O_RDONLY ? 1 : access == O_WRONLY ? 2 : 3;
+    ret_end->other_inode = sight->inode;
+}
+
+const struct object_kind kind_pipe = {.name = "pipe",
+                                      .match = match_pipe,
+                                      .describe = describe_pipe,
+                                      .find_end = find_pipe_end};
+const struct object_kind kind_fifo = {.name = "fifo",
+                                      .match = match_fifo,
+                                      .describe = describe_pipe,
+                                      .find_end = find_pipe_end};

@@ -87,6 +87,15 @@ static void print_address(const union inet_address *address, char text[static AD
     snprintf(text + length, ADDRESS_TEXT_BYTES - length, ":%u", port_of(address));
 }
 
+static void unmap_v4(union inet_address *address)
+{
+    if (address->any.sa_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&address->v6.sin6_addr))
+        return;
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = address->v6.sin6_port};
+    memcpy(&v4.sin_addr, &address->v6.sin6_addr.s6_addr[12], sizeof v4.sin_addr);
+    address->v4 = v4;
+}
+
 static bool is_listening(native_cap_t cap)
 {
     int value = 0;
@@ -128,9 +137,34 @@ static int describe_raw(const struct object_sight *sight, char **ret_name)
     return describe_as(ret_name, "protocol %d, %s -> %s", sight->protocol, local_text, peer_text);
 }
 
-const struct object_kind kind_tcp = {"tcp", match_tcp, describe_inet, NULL};
-const struct object_kind kind_mptcp = {"mptcp", match_mptcp, describe_inet, NULL};
-const struct object_kind kind_sctp = {"sctp", match_sctp, describe_inet, NULL};
-const struct object_kind kind_udp = {"udp", match_udp, describe_inet, NULL};
-const struct object_kind kind_ping = {"ping", match_ping, describe_inet, NULL};
-const struct object_kind kind_raw = {"raw", match_raw, describe_raw, NULL};
+/* Both ends are on this machine if another socket of the same network namespace has the same two addresses
+ * the other way round. An IPv4 address in IPv6 clothes is the IPv4 address. */
+static void find_inet_end(const struct object_sight *sight, struct object_end *ret_end)
+{
+    union inet_address local, peer;
+    socklen_t local_length = sizeof local, peer_length = sizeof peer, cookie_length = sizeof(uint64_t);
+    char texts[2][ADDRESS_TEXT_BYTES];
+    uint64_t cookie = 0;
+    if (getsockname(sight->cap, &local.any, &local_length) < 0 ||
+        getpeername(sight->cap, &peer.any, &peer_length) < 0 ||
+        getsockopt(sight->cap, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &cookie_length) < 0)
+        return;
+    unmap_v4(&local);
+    unmap_v4(&peer);
+    print_address(&local, texts[0]);
+    print_address(&peer, texts[1]);
+    bool is_first = strcmp(texts[0], texts[1]) < 0;
+    snprintf(ret_end->key, sizeof ret_end->key, "tcp %llu %s %s", (unsigned long long)cookie,
+             texts[is_first ? 0 : 1], texts[is_first ? 1 : 0]);
+    ret_end->side = is_first ? 1 : 2;
+}
+
+const struct object_kind kind_tcp = {.name = "tcp",
+                                     .match = match_tcp,
+                                     .describe = describe_inet,
+                                     .find_end = find_inet_end};
+const struct object_kind kind_mptcp = {.name = "mptcp", .match = match_mptcp, .describe = describe_inet};
+const struct object_kind kind_sctp = {.name = "sctp", .match = match_sctp, .describe = describe_inet};
+const struct object_kind kind_udp = {.name = "udp", .match = match_udp, .describe = describe_inet};
+const struct object_kind kind_ping = {.name = "ping", .match = match_ping, .describe = describe_inet};
+const struct object_kind kind_raw = {.name = "raw", .match = match_raw, .describe = describe_raw};

@@ -128,8 +128,10 @@ static int describe_socket(const struct object_sight *sight, char **ret_name)
                        sight->protocol);
 }
 
-const struct object_kind kind_netlink = {"netlink", match_netlink, describe_netlink, NULL};
-const struct object_kind kind_packet = {"packet", match_packet, describe_packet, NULL};
-const struct object_kind kind_vsock = {"vsock", match_vsock, describe_vsock, NULL};
-const struct object_kind kind_alg = {"alg", match_alg, describe_alg, NULL};
-const struct object_kind kind_socket = {"socket", match_socket, describe_socket, NULL};
+const struct object_kind kind_netlink = {.name = "netlink",
+                                         .match = match_netlink,
+                                         .describe = describe_netlink};
+const struct object_kind kind_packet = {.name = "packet", .match = match_packet, .describe = describe_packet};
+const struct object_kind kind_vsock = {.name = "vsock", .match = match_vsock, .describe = describe_vsock};
+const struct object_kind kind_alg = {.name = "alg", .match = match_alg, .describe = describe_alg};
+const struct object_kind kind_socket = {.name = "socket", .match = match_socket, .describe = describe_socket};

@@ -84,4 +84,19 @@ static int describe_unix(const struct object_sight *sight, char **ret_name)
     return describe_as(ret_name, "%s -> %s%s", local_text, peer_text, type_words(sight->type));
 }
 
-const struct object_kind kind_unix = {"unix", match_unix, describe_unix, NULL};
+static void find_unix_end(const struct object_sight *sight, struct object_end *ret_end)
+{
+    uint64_t own = sight->inode, other = unix_peer_inode(sight->table, sight->cap, own);
+    if (!other)
+        return;
+    bool is_first = own < other;
+    snprintf(ret_end->key, sizeof ret_end->key, "unix %llu %llu",
+             (unsigned long long)(is_first ? own : other), (unsigned long long)(is_first ? other : own));
+    ret_end->side = is_first ? 1 : 2;
+    ret_end->other_inode = other;
+}
+
+const struct object_kind kind_unix = {.name = "unix",
+                                      .match = match_unix,
+                                      .describe = describe_unix,
+                                      .find_end = find_unix_end};

@@ -39,4 +39,6 @@ static int describe_terminal(const struct object_sight *sight, char **ret_name)
     return describe_as(ret_name, "%s", sight->link);
 }
 
-const struct object_kind kind_terminal = {"terminal", match_terminal, describe_terminal, NULL};
+const struct object_kind kind_terminal = {.name = "terminal",
+                                          .match = match_terminal,
+                                          .describe = describe_terminal};
