@@ -32,8 +32,7 @@ static const struct {
 
 /* ---- errors ---- */
 
-static _printf_(4, 5) int bad_row(struct reseat_error **ret_error, const char *section, size_t row,
-                                  const char *format, ...)
+int core_bad_row(struct reseat_error **ret_error, const char *section, size_t row, const char *format, ...)
 {
     char sentence[256];
     va_list arguments;
@@ -78,14 +77,7 @@ static bool is_range(uint64_t start, uint64_t length)
     return length <= UINT64_MAX - start;
 }
 
-/* Numbers in ascending order, to look one up or find one that is there twice: a table may have a million
- * rows. */
-struct number_set {
-    uint32_t *numbers;
-    size_t count;
-};
-
-static void number_set_free(struct number_set *set)
+void number_set_free(struct number_set *set)
 {
     free(set->numbers);
 }
@@ -96,14 +88,13 @@ static int compare_numbers(const void *a, const void *b)
     return left < right ? -1 : left > right;
 }
 
-static bool number_set_has(const struct number_set *set, uint32_t number)
+bool number_set_has(const struct number_set *set, uint32_t number)
 {
     return set->count > 0 &&
            bsearch(&number, set->numbers, set->count, sizeof number, compare_numbers) != NULL;
 }
 
-/* Sorts; returns the first number that is there twice, or NULL. */
-static const uint32_t *number_set_sort(struct number_set *set)
+const uint32_t *number_set_sort(struct number_set *set)
 {
     if (set->count > 1)
         qsort(set->numbers, set->count, sizeof set->numbers[0], compare_numbers);
@@ -114,6 +105,31 @@ static const uint32_t *number_set_sort(struct number_set *set)
 }
 
 #define _cleanup_set_ _cleanup_(number_set_free)
+
+int core_check_bytes(const struct snapshot *snapshot, const char *section, size_t row, const char *what,
+                     uint64_t offset, uint64_t length, struct reseat_error **ret_error)
+{
+    if (offset > snapshot->blobs_count || length > snapshot->blobs_count - offset)
+        return core_bad_row(ret_error, section, row,
+                            "%s at %" PRIu64 " of %" PRIu64 " bytes lies outside %s (%zu bytes)", what,
+                            offset, length, section_of.blobs, snapshot->blobs_count);
+    return 0;
+}
+
+int core_check_text(const struct snapshot *snapshot, const char *section, size_t row, const char *what,
+                    uint64_t offset, size_t longest, struct reseat_error **ret_error)
+{
+    if (offset >= snapshot->blobs_count)
+        return core_bad_row(ret_error, section, row, "%s at %" PRIu64 " lies outside %s (%zu bytes)", what,
+                            offset, section_of.blobs, snapshot->blobs_count);
+    const char *text = (const char *)snapshot->blobs + offset;
+    if (!is_terminated(text, snapshot->blobs_count - offset))
+        return core_bad_row(ret_error, section, row, "the %s at %" PRIu64 " does not end with a NUL", what,
+                            offset);
+    if (strlen(text) > longest)
+        return core_bad_row(ret_error, section, row, "the %s is longer than %zu bytes", what, longest);
+    return 0;
+}
 
 /* ---- the process ---- */
 
@@ -155,25 +171,28 @@ static int check_thread(const struct snapshot *snapshot, size_t row, struct rese
     const struct snapshot_thread *thread = &snapshot->threads[row];
     const char *section = section_of.threads;
     if (!is_pid(thread->tid))
-        return bad_row(ret_error, section, row, "%u is no thread id", thread->tid);
+        return core_bad_row(ret_error, section, row, "%u is no thread id", thread->tid);
     if (!are_pids(thread->ns_tids, snapshot->process.ns_level_count))
-        return bad_row(ret_error, section, row, "an id of thread %u in its %u namespace levels is none",
-                       thread->tid, snapshot->process.ns_level_count);
+        return core_bad_row(ret_error, section, row, "an id of thread %u in its %u namespace levels is none",
+                            thread->tid, snapshot->process.ns_level_count);
     if (thread->xstate_length > XSTATE_MAX || thread->xstate_length % 8 != 0 ||
         thread->xstate_offset % 8 != 0)
-        return bad_row(ret_error, section, row,
-                       "extended state at %" PRIu64 " of %" PRIu64 " bytes: at most %u, in multiples of 8",
-                       thread->xstate_offset, thread->xstate_length, XSTATE_MAX);
+        return core_bad_row(ret_error, section, row,
+                            "extended state at %" PRIu64 " of %" PRIu64
+                            " bytes: at most %u, in multiples of 8",
+                            thread->xstate_offset, thread->xstate_length, XSTATE_MAX);
     if (thread->xstate_offset > snapshot->blobs_count ||
         thread->xstate_length > snapshot->blobs_count - thread->xstate_offset)
-        return bad_row(ret_error, section, row,
-                       "extended state at %" PRIu64 " of %" PRIu64 " bytes lies outside %s (%zu bytes)",
-                       thread->xstate_offset, thread->xstate_length, section_of.blobs, snapshot->blobs_count);
+        return core_bad_row(ret_error, section, row,
+                            "extended state at %" PRIu64 " of %" PRIu64 " bytes lies outside %s (%zu bytes)",
+                            thread->xstate_offset, thread->xstate_length, section_of.blobs,
+                            snapshot->blobs_count);
     if (!is_terminated(thread->name, sizeof thread->name))
-        return bad_row(ret_error, section, row, "the name of thread %u does not end with a NUL", thread->tid);
+        return core_bad_row(ret_error, section, row, "the name of thread %u does not end with a NUL",
+                            thread->tid);
     if (thread->affinity_length > sizeof thread->affinity)
-        return bad_row(ret_error, section, row, "affinity of %u bytes, %zu are allowed",
-                       thread->affinity_length, sizeof thread->affinity);
+        return core_bad_row(ret_error, section, row, "affinity of %u bytes, %zu are allowed",
+                            thread->affinity_length, sizeof thread->affinity);
     return 0;
 }
 
@@ -184,8 +203,8 @@ static int check_threads(const struct snapshot *snapshot, struct number_set *ret
     if (snapshot->threads_count == 0)
         return error_set(ret_error, -EBADMSG, "section %s: no thread", section_of.threads);
     if (snapshot->threads[0].tid != snapshot->process.pid)
-        return bad_row(ret_error, section_of.threads, 0, "thread %u is not the leader of process %u",
-                       snapshot->threads[0].tid, snapshot->process.pid);
+        return core_bad_row(ret_error, section_of.threads, 0, "thread %u is not the leader of process %u",
+                            snapshot->threads[0].tid, snapshot->process.pid);
 
     _cleanup_set_ struct number_set tids = {calloc(snapshot->threads_count, sizeof(uint32_t)), 0};
     if (!tids.numbers)
@@ -210,12 +229,12 @@ static int check_signals(const struct snapshot *snapshot, const struct number_se
     for (size_t i = 0; i < snapshot->signals_count; i++) {
         const struct snapshot_signal *signal = &snapshot->signals[i];
         if (signal->tid != 0 && !number_set_has(tids, signal->tid))
-            return bad_row(ret_error, section_of.signals, i, "for thread %u, which there is not",
-                           signal->tid);
+            return core_bad_row(ret_error, section_of.signals, i, "for thread %u, which there is not",
+                                signal->tid);
         uint32_t number; /* si_signo, the first field */
         memcpy(&number, signal->siginfo, sizeof number);
         if (number == 0 || number > SIGNAL_MAX)
-            return bad_row(ret_error, section_of.signals, i, "%u is no signal", number);
+            return core_bad_row(ret_error, section_of.signals, i, "%u is no signal", number);
     }
     return 0;
 }
@@ -230,12 +249,12 @@ static int check_timers(const struct snapshot *snapshot, struct reseat_error **r
     for (size_t i = 0; i < snapshot->timers_count; i++) {
         const struct snapshot_timer *timer = &snapshot->timers[i];
         if (timer->id < 0)
-            return bad_row(ret_error, section_of.timers, i, "%d is no timer id", timer->id);
+            return core_bad_row(ret_error, section_of.timers, i, "%d is no timer id", timer->id);
         /* Without a notification the kernel has never looked at the signal, nor shall we. */
         if (timer->notify != SIGEV_NONE && (timer->signal < 1 || timer->signal > (int)SIGNAL_MAX))
-            return bad_row(ret_error, section_of.timers, i, "%d is no signal", timer->signal);
+            return core_bad_row(ret_error, section_of.timers, i, "%d is no signal", timer->signal);
         if (timer->ns_tid > PID_MAX)
-            return bad_row(ret_error, section_of.timers, i, "%u is no thread id", timer->ns_tid);
+            return core_bad_row(ret_error, section_of.timers, i, "%u is no thread id", timer->ns_tid);
         ids.numbers[ids.count++] = (uint32_t)timer->id;
     }
     const uint32_t *twice = number_set_sort(&ids);
@@ -252,8 +271,8 @@ static int check_regions(const struct snapshot *snapshot, struct reseat_error **
     for (size_t i = 0; i < snapshot->regions_count; i++) {
         const struct snapshot_region *region = &snapshot->regions[i];
         if (region->start >= region->end || region->start % PAGE_BYTES != 0 || region->end % PAGE_BYTES != 0)
-            return bad_row(ret_error, section_of.regions, i, "%" PRIx64 "-%" PRIx64 " is no region",
-                           region->start, region->end);
+            return core_bad_row(ret_error, section_of.regions, i, "%" PRIx64 "-%" PRIx64 " is no region",
+                                region->start, region->end);
     }
     return 0;
 }
@@ -263,7 +282,7 @@ static int check_regions(const struct snapshot *snapshot, struct reseat_error **
 static int check_selector(const char *section, size_t row, uint32_t selector, struct reseat_error **ret_error)
 {
     if (selector >= SELECTOR_LIMIT)
-        return bad_row(ret_error, section, row, "%u is no selector", selector);
+        return core_bad_row(ret_error, section, row, "%u is no selector", selector);
     return 0;
 }
 
@@ -275,9 +294,9 @@ static int check_owners(const struct snapshot *snapshot, struct reseat_error **r
         if (r < 0)
             return r;
         if (owner->type < F_OWNER_TID || owner->type > F_OWNER_PGRP)
-            return bad_row(ret_error, section_of.owners, i, "%d is no type of owner", owner->type);
+            return core_bad_row(ret_error, section_of.owners, i, "%d is no type of owner", owner->type);
         if (owner->signal < 0 || owner->signal > (int)SIGNAL_MAX)
-            return bad_row(ret_error, section_of.owners, i, "%d is no signal", owner->signal);
+            return core_bad_row(ret_error, section_of.owners, i, "%d is no signal", owner->signal);
     }
     return 0;
 }
@@ -290,10 +309,10 @@ static int check_locks(const struct snapshot *snapshot, struct reseat_error **re
         if (r < 0)
             return r;
         if (lock->type != F_RDLCK && lock->type != F_WRLCK)
-            return bad_row(ret_error, section_of.locks, i, "%d is no type of lock", lock->type);
+            return core_bad_row(ret_error, section_of.locks, i, "%d is no type of lock", lock->type);
         if (lock->start < 0 || lock->length < 0 || lock->length > INT64_MAX - lock->start)
-            return bad_row(ret_error, section_of.locks, i, "%" PRId64 " bytes at %" PRId64 " are no range",
-                           lock->length, lock->start);
+            return core_bad_row(ret_error, section_of.locks, i,
+                                "%" PRId64 " bytes at %" PRId64 " are no range", lock->length, lock->start);
     }
     return 0;
 }
@@ -344,17 +363,12 @@ static int check_reopen(const struct snapshot *snapshot, size_t row, struct rese
     int r = check_selector(section, row, reopen->selector, ret_error);
     if (r < 0)
         return r;
-    if (reopen->path_offset >= snapshot->blobs_count)
-        return bad_row(ret_error, section, row, "path at %" PRIu64 " lies outside %s (%zu bytes)",
-                       reopen->path_offset, section_of.blobs, snapshot->blobs_count);
+    r = core_check_text(snapshot, section, row, "path", reopen->path_offset, PATH_LENGTH_MAX, ret_error);
+    if (r < 0)
+        return r;
     const char *path = (const char *)snapshot->blobs + reopen->path_offset;
-    if (!is_terminated(path, snapshot->blobs_count - reopen->path_offset))
-        return bad_row(ret_error, section, row, "the path at %" PRIu64 " does not end with a NUL",
-                       reopen->path_offset);
-    if (strlen(path) > PATH_LENGTH_MAX)
-        return bad_row(ret_error, section, row, "the path is longer than %u bytes", PATH_LENGTH_MAX);
     if (!is_path_below(path))
-        return bad_row(ret_error, section, row, "the path leads out of /proc/self");
+        return core_bad_row(ret_error, section, row, "the path leads out of /proc/self");
     return 0;
 }
 
@@ -375,10 +389,11 @@ static int check_reopens(const struct snapshot *snapshot, struct reseat_error **
             return r;
         bool is_alias = reopen->alias_of != reopen->selector;
         if (roles[reopen->selector] != ROLE_NONE)
-            return bad_row(ret_error, section_of.reopens, i, "selector %u is there twice", reopen->selector);
+            return core_bad_row(ret_error, section_of.reopens, i, "selector %u is there twice",
+                                reopen->selector);
         if (is_alias && (reopen->alias_of >= SELECTOR_LIMIT || roles[reopen->alias_of] != ROLE_OPENED))
-            return bad_row(ret_error, section_of.reopens, i,
-                           "alias of selector %u, which no row before it opens", reopen->alias_of);
+            return core_bad_row(ret_error, section_of.reopens, i,
+                                "alias of selector %u, which no row before it opens", reopen->alias_of);
         roles[reopen->selector] = is_alias ? ROLE_ALIAS : ROLE_OPENED;
     }
     return 0;
@@ -389,8 +404,8 @@ static int check_reopens(const struct snapshot *snapshot, struct reseat_error **
 int core_check_snapshot(const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     static int (*const checks[])(const struct snapshot *, struct reseat_error **) = {
-        check_timers,    check_regions,   check_owners,  check_locks,
-        check_positions, check_interests, check_reopens,
+        check_timers,    check_regions, check_owners,    check_locks,        check_positions,
+        check_interests, check_reopens, core_check_vmas, core_check_extents,
     };
     int r = check_process(&snapshot->process, ret_error);
     if (r < 0)

@@ -3,6 +3,9 @@
  * and what belongs to no section is zero. No memory is allocated for more rows than the limit of the whole
  * file would allow. Rows are copied out, never used in place.
  *
+ * A file with memory is large: headers and tables are read from it, memory is not. Its section must hold all
+ * that the program headers say is in the file.
+ *
  * Rows may be longer than ours (written by a newer version: its first fields are ours) or shorter (by an
  * older one: what it lacks is zero). Unknown sections are passed over, missing tables are empty. */
 #include "image/image-internal.h"
@@ -11,6 +14,40 @@
 #include <inttypes.h>
 #include <string.h>
 #include <xxhash.h>
+
+#define PADDING_BYTES_MAX (1U << 20)
+
+/* ---- where the bytes come from ---- */
+
+int core_source_read(const struct core_source *source, uint64_t offset, void *buffer, size_t length)
+{
+    if (offset > source->length || length > source->length - offset)
+        return -EBADMSG;
+    if (source->bytes) {
+        memcpy(buffer, source->bytes + offset, length);
+        return 0;
+    }
+    for (uint8_t *to = buffer; length > 0;) {
+        ssize_t n = pread(source->fd, to, length, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EBADMSG;
+        to += n;
+        offset += (uint64_t)n;
+        length -= (size_t)n;
+    }
+    return 0;
+}
+
+static int read_source(const struct core_view *view, uint64_t offset, void *buffer, size_t length,
+                       struct reseat_error **ret_error)
+{
+    int r = core_source_read(&view->source, offset, buffer, length);
+    if (r == -EBADMSG)
+        return error_set(ret_error, r, "became shorter while it was read");
+    return r < 0 ? error_errno(ret_error, r, "reading") : 0;
+}
 
 /* ---- open: the headers, and where the sections lie ---- */
 
@@ -30,15 +67,13 @@ static int check_identity(const Elf64_Ehdr *header, struct reseat_error **ret_er
     return 0;
 }
 
-static int check_header(const Elf64_Ehdr *header, size_t length, struct reseat_error **ret_error)
+static int check_header(const Elf64_Ehdr *header, uint64_t length, struct reseat_error **ret_error)
 {
     int r = check_identity(header, ret_error);
     if (r < 0)
         return r;
-    if (header->e_phnum != 0)
-        return error_set(ret_error, -EPROTONOSUPPORT,
-                         "ELF header: has program headers, which this version of Reseat does not write");
-    if (header->e_ehsize != sizeof *header || header->e_shentsize != sizeof(Elf64_Shdr))
+    if (header->e_ehsize != sizeof *header || header->e_shentsize != sizeof(Elf64_Shdr) ||
+        (header->e_phnum != 0 && header->e_phentsize != sizeof(Elf64_Phdr)))
         return error_set(ret_error, -EBADMSG, "ELF header: wrong sizes of headers");
     if (header->e_shnum < 2 || header->e_shnum > CORE_SECTIONS_MAX)
         return error_set(ret_error, -EBADMSG, "ELF header: %u sections, 2 to %d are allowed", header->e_shnum,
@@ -52,10 +87,30 @@ static int check_header(const Elf64_Ehdr *header, size_t length, struct reseat_e
     return 0;
 }
 
+/* The program headers. More than fit into e_phnum are counted in the first section header, elf(5). */
+static int read_segments(struct core_view *view, struct reseat_error **ret_error)
+{
+    const Elf64_Ehdr *header = &view->header;
+    uint64_t count = header->e_phnum == PN_XNUM ? view->sections[0].sh_info : header->e_phnum;
+    if (count == 0)
+        return 0;
+    uint64_t length = view->source.length;
+    if (header->e_phoff > length || count > (length - header->e_phoff) / sizeof(Elf64_Phdr))
+        return error_set(ret_error, -EBADMSG, "program header table: lies outside the file");
+    if (count > CORE_BYTES_MAX / sizeof(Elf64_Phdr))
+        return error_set(ret_error, -EBADMSG, "program header table: %" PRIu64 " of them", count);
+    view->segments = calloc(count, sizeof *view->segments);
+    if (!view->segments)
+        return error_errno(ret_error, -ENOMEM, "%" PRIu64 " program headers", count);
+    view->segment_count = count;
+    return read_source(view, header->e_phoff, view->segments, count * sizeof *view->segments, ret_error);
+}
+
 /* Only names that we know are repeated to the user: others are whatever the file's author liked. */
 static const char *describe_section(const struct core_view *view, size_t index, char buffer[static 32])
 {
     static const char *const known[] = {CORE_SECTION_PROCESS, CORE_SECTION_CHECKSUMS, CORE_SECTION_NAMES,
+                                        CORE_SECTION_NOTES,   CORE_SECTION_MEMORY,
 #define X(type, name, section) section,
                                         SNAPSHOT_TABLES(X)
 #undef X
@@ -74,29 +129,49 @@ static int check_section(const struct core_view *view, size_t index, struct rese
     const Elf64_Shdr *section = &view->sections[index];
     char buffer[32];
     const char *name = describe_section(view, index, buffer);
-    if (section->sh_type != (index == view->header.e_shstrndx ? SHT_STRTAB : SHT_PROGBITS))
+    bool is_names = index == view->header.e_shstrndx;
+    if (section->sh_type != (is_names ? SHT_STRTAB : SHT_PROGBITS) &&
+        (is_names || section->sh_type != SHT_NOTE))
         return error_set(ret_error, -EBADMSG, "section %s: unexpected type %u", name, section->sh_type);
     if (section->sh_flags != 0)
         return error_set(ret_error, -EBADMSG, "section %s: unexpected flags 0x%" PRIx64, name,
                          section->sh_flags);
-    if (section->sh_offset > view->length)
+    if (section->sh_offset > view->source.length)
         return error_set(ret_error, -EBADMSG, "section %s: begins after the end of the file", name);
-    uint64_t available = view->length - section->sh_offset;
+    uint64_t available = view->source.length - section->sh_offset;
     if (section->sh_size > available)
         return error_set(ret_error, -EBADMSG, "section %s: %" PRIu64 " bytes too short", name,
                          section->sh_size - available);
     return 0;
 }
 
+static int load_section(struct core_view *view, size_t index, uint64_t *budget,
+                        struct reseat_error **ret_error)
+{
+    const Elf64_Shdr *section = &view->sections[index];
+    char buffer[32];
+    if (section->sh_size > *budget)
+        return error_set(ret_error, -EBADMSG, "section %s: %" PRIu64 " bytes are more than any process needs",
+                         describe_section(view, index, buffer), section->sh_size);
+    *budget -= section->sh_size;
+    view->contents[index] = malloc(section->sh_size ? section->sh_size : 1);
+    if (!view->contents[index])
+        return error_errno(ret_error, -ENOMEM, "section %s: %" PRIu64 " bytes",
+                           describe_section(view, index, buffer), section->sh_size);
+    return read_source(view, section->sh_offset, view->contents[index], section->sh_size, ret_error);
+}
+
 /* Sets view->names once every sh_name is an offset of a NUL-terminated string. */
-static int check_names(struct core_view *view, struct reseat_error **ret_error)
+static int check_names(struct core_view *view, uint64_t *budget, struct reseat_error **ret_error)
 {
     size_t index = view->header.e_shstrndx;
     int r = check_section(view, index, ret_error);
+    if (r == 0)
+        r = load_section(view, index, budget, ret_error);
     if (r < 0)
         return r;
     uint64_t length = view->sections[index].sh_size;
-    const char *names = (const char *)view->bytes + view->sections[index].sh_offset;
+    const char *names = (const char *)view->contents[index];
     if (length == 0 || names[length - 1] != '\0')
         return error_set(ret_error, -EBADMSG, "section %s: does not end with a NUL", CORE_SECTION_NAMES);
     for (size_t i = 1; i < view->header.e_shnum; i++)
@@ -107,15 +182,33 @@ static int check_names(struct core_view *view, struct reseat_error **ret_error)
     return 0;
 }
 
-/* A stretch of the file and the section it belongs to; 0: the headers. */
-struct extent {
+static int load_sections(struct core_view *view, struct reseat_error **ret_error)
+{
+    uint64_t budget = CORE_BYTES_MAX;
+    int r = check_names(view, &budget, ret_error);
+    for (size_t i = 1; r == 0 && i < view->header.e_shnum; i++)
+        r = check_section(view, i, ret_error);
+    if (r < 0)
+        return r;
+    int memory = core_view_find(view, CORE_SECTION_MEMORY, ret_error);
+    if (memory < 0)
+        return memory;
+    view->memory = (size_t)memory;
+    for (size_t i = 1; r == 0 && i < view->header.e_shnum; i++)
+        if (i != view->memory && !view->contents[i])
+            r = load_section(view, i, &budget, ret_error);
+    return r;
+}
+
+/* A stretch of the file and what it is. */
+struct stretch {
     uint64_t start, end;
-    size_t section;
+    size_t section; /* 0: headers */
 };
 
-static int compare_extents(const void *a, const void *b)
+static int compare_stretches(const void *a, const void *b)
 {
-    const struct extent *left = a, *right = b;
+    const struct stretch *left = a, *right = b;
     return left->start < right->start ? -1 : left->start > right->start;
 }
 
@@ -127,66 +220,123 @@ static bool is_zero(const uint8_t *bytes, size_t length)
     return true;
 }
 
-/* Every byte of the file belongs to one header or one section, or is padding: zero, and not at the end. */
-static int check_extents(const struct core_view *view, struct reseat_error **ret_error)
+/* What lies between two stretches is not much, and zero. */
+static int check_padding(const struct core_view *view, uint64_t start, uint64_t end, const char *name,
+                         struct reseat_error **ret_error)
 {
-    struct extent extents[CORE_SECTIONS_MAX + 1];
+    uint8_t padding[CORE_PAGE_BYTES];
+    if (end - start > PADDING_BYTES_MAX)
+        return error_set(ret_error, -EBADMSG, "section %s: %" PRIu64 " bytes of nothing before it", name,
+                         end - start);
+    while (start < end) {
+        size_t length = end - start < sizeof padding ? end - start : sizeof padding;
+        int r = read_source(view, start, padding, length, ret_error);
+        if (r < 0)
+            return r;
+        if (!is_zero(padding, length))
+            return error_set(ret_error, -EBADMSG, "section %s: the padding before it is not zero", name);
+        start += length;
+    }
+    return 0;
+}
+
+/* Every byte of the file belongs to one header or one section, or is padding: zero, and not at the end. */
+static int check_stretches(const struct core_view *view, struct reseat_error **ret_error)
+{
+    struct stretch stretches[CORE_SECTIONS_MAX + 3];
     size_t count = 0;
-    extents[count++] = (struct extent){.start = 0, .end = sizeof view->header};
-    extents[count++] = (struct extent){
+    stretches[count++] = (struct stretch){.start = 0, .end = sizeof view->header};
+    stretches[count++] = (struct stretch){
         .start = view->header.e_shoff,
         .end = view->header.e_shoff + view->header.e_shnum * sizeof(Elf64_Shdr),
     };
+    if (view->segment_count)
+        stretches[count++] = (struct stretch){
+            .start = view->header.e_phoff,
+            .end = view->header.e_phoff + view->segment_count * sizeof(Elf64_Phdr),
+        };
     for (size_t i = 1; i < view->header.e_shnum; i++)
         if (view->sections[i].sh_size > 0)
-            extents[count++] = (struct extent){
+            stretches[count++] = (struct stretch){
                 .start = view->sections[i].sh_offset,
                 .end = view->sections[i].sh_offset + view->sections[i].sh_size,
                 .section = i,
             };
-    qsort(extents, count, sizeof extents[0], compare_extents);
+    qsort(stretches, count, sizeof stretches[0], compare_stretches);
 
     uint64_t end = 0;
     for (size_t i = 0; i < count; i++) {
         char buffer[32];
-        const char *name =
-            extents[i].section ? describe_section(view, extents[i].section, buffer) : "headers";
-        if (extents[i].start < end)
+        size_t section = stretches[i].section;
+        const char *name = section ? describe_section(view, section, buffer) : "headers";
+        if (stretches[i].start < end)
             return error_set(ret_error, -EBADMSG, "section %s: overlaps what lies before it", name);
-        if (!is_zero(view->bytes + end, extents[i].start - end))
-            return error_set(ret_error, -EBADMSG, "section %s: the padding before it is not zero", name);
-        end = extents[i].end;
+        int r = check_padding(view, end, stretches[i].start, name, ret_error);
+        if (r < 0)
+            return r;
+        end = stretches[i].end;
     }
-    if (end != view->length)
-        return error_set(ret_error, -EBADMSG, "%" PRIu64 " bytes after the last section", view->length - end);
+    if (end != view->source.length)
+        return error_set(ret_error, -EBADMSG, "%" PRIu64 " bytes after the last section",
+                         view->source.length - end);
     return 0;
 }
 
-int core_view_open(const uint8_t *bytes, size_t length, struct core_view *ret_view,
+/* What the program headers say is in the file lies in the section of the memory or in that of the notes. */
+static int check_segments(const struct core_view *view, struct reseat_error **ret_error)
+{
+    for (size_t i = 0; i < view->segment_count; i++) {
+        const Elf64_Phdr *segment = &view->segments[i];
+        bool is_found = segment->p_type == PT_LOAD && segment->p_filesz == 0;
+        for (size_t s = 1; !is_found && s < view->header.e_shnum; s++) {
+            const Elf64_Shdr *section = &view->sections[s];
+            bool is_kind = segment->p_type == PT_LOAD
+                               ? s == view->memory
+                               : segment->p_type == PT_NOTE && section->sh_type == SHT_NOTE;
+            is_found = is_kind && segment->p_offset >= section->sh_offset &&
+                       segment->p_offset - section->sh_offset <= section->sh_size &&
+                       segment->p_filesz <= section->sh_size - (segment->p_offset - section->sh_offset);
+        }
+        bool is_too_long = segment->p_type == PT_LOAD && segment->p_filesz > segment->p_memsz;
+        if (!is_found || is_too_long)
+            return error_set(ret_error, -EBADMSG,
+                             "program header %zu: is not about memory or notes of the file", i);
+    }
+    return 0;
+}
+
+void core_view_close(struct core_view *view)
+{
+    for (size_t i = 0; i < COUNT_OF(view->contents); i++)
+        free(view->contents[i]);
+    free(view->segments);
+    *view = (struct core_view){0};
+}
+
+int core_view_open(const struct core_source *source, struct core_view *ret_view,
                    struct reseat_error **ret_error)
 {
-    struct core_view view = {.bytes = bytes, .length = length};
-    if (length < sizeof view.header)
-        return error_set(ret_error, -EBADMSG, "ELF header: %zu bytes too short", sizeof view.header - length);
-    if (length > CORE_BYTES_MAX)
-        return error_set(ret_error, -EBADMSG, "%zu bytes long, %llu are allowed", length, CORE_BYTES_MAX);
-    memcpy(&view.header, bytes, sizeof view.header);
-    int r = check_header(&view.header, length, ret_error);
+    _cleanup_(core_view_close) struct core_view view = {.source = *source};
+    if (source->length < sizeof view.header)
+        return error_set(ret_error, -EBADMSG, "ELF header: %" PRIu64 " bytes too short",
+                         sizeof view.header - source->length);
+    int r = read_source(&view, 0, &view.header, sizeof view.header, ret_error);
+    if (r == 0)
+        r = check_header(&view.header, source->length, ret_error);
+    if (r == 0)
+        r = read_source(&view, view.header.e_shoff, view.sections, view.header.e_shnum * sizeof(Elf64_Shdr),
+                        ret_error);
+    if (r == 0)
+        r = read_segments(&view, ret_error);
+    if (r == 0)
+        r = load_sections(&view, ret_error);
+    if (r == 0)
+        r = check_stretches(&view, ret_error);
+    if (r == 0)
+        r = check_segments(&view, ret_error);
     if (r < 0)
         return r;
-    memcpy(view.sections, bytes + view.header.e_shoff, view.header.e_shnum * sizeof(Elf64_Shdr));
-    r = check_names(&view, ret_error);
-    if (r < 0)
-        return r;
-    for (size_t i = 1; i < view.header.e_shnum; i++) {
-        r = check_section(&view, i, ret_error);
-        if (r < 0)
-            return r;
-    }
-    r = check_extents(&view, ret_error);
-    if (r < 0)
-        return r;
-    *ret_view = view;
+    *ret_view = TAKE_GENERIC(view, (struct core_view){0});
     return 0;
 }
 
@@ -218,19 +368,23 @@ int core_view_verify(const struct core_view *view, struct reseat_error **ret_err
     if (view->sections[own].sh_size != count * sizeof checksums[0])
         return error_set(ret_error, -EBADMSG, "section %s: %" PRIu64 " bytes for %zu sections",
                          CORE_SECTION_CHECKSUMS, view->sections[own].sh_size, count);
-    memcpy(checksums, view->bytes + view->sections[own].sh_offset, count * sizeof checksums[0]);
+    memcpy(checksums, view->contents[own], count * sizeof checksums[0]);
 
     uint64_t own_checksum = TAKE_GENERIC(checksums[own], 0);
     if (own_checksum != XXH3_64bits(checksums, count * sizeof checksums[0]))
         return error_set(ret_error, -EBADMSG, "section %s: damaged, its own checksum is wrong",
                          CORE_SECTION_CHECKSUMS);
-    if (checksums[0] != core_checksum_headers(&view->header, view->sections, count))
+    if (checksums[0] !=
+        core_checksum_headers(&view->header, view->segments, view->segment_count, view->sections, count))
         return error_set(ret_error, -EBADMSG, "headers: damaged, the checksum is wrong");
     for (size_t i = 1; i < count; i++) {
         const Elf64_Shdr *section = &view->sections[i];
         char buffer[32];
-        if (i != (size_t)own &&
-            checksums[i] != XXH3_64bits(view->bytes + section->sh_offset, section->sh_size))
+        if (i == (size_t)own)
+            continue;
+        /* Of the memory each extent has its own. */
+        uint64_t expected = i == view->memory ? 0 : XXH3_64bits(view->contents[i], section->sh_size);
+        if (checksums[i] != expected)
             return error_set(ret_error, -EBADMSG, "section %s: damaged, the checksum is wrong",
                              describe_section(view, i, buffer));
     }
@@ -255,11 +409,10 @@ static int count_rows(const Elf64_Shdr *section, const char *name, size_t row_le
     return 0;
 }
 
-static void copy_rows(const struct core_view *view, const Elf64_Shdr *section, size_t count,
-                      size_t row_length, uint8_t *rows)
+static void copy_rows(const struct core_view *view, int index, size_t count, size_t row_length, uint8_t *rows)
 {
-    const uint8_t *source = view->bytes + section->sh_offset;
-    size_t stride = section->sh_entsize;
+    const uint8_t *source = view->contents[index];
+    size_t stride = view->sections[index].sh_entsize;
     if (stride == row_length) {
         memcpy(rows, source, count * row_length);
         return;
@@ -285,7 +438,7 @@ static int extract_process(const struct core_view *view, struct snapshot_process
                          count);
 
     struct snapshot_process process = {0};
-    copy_rows(view, &view->sections[index], 1, sizeof process, (uint8_t *)&process);
+    copy_rows(view, index, 1, sizeof process, (uint8_t *)&process);
     if (process.version != SNAPSHOT_VERSION)
         return error_set(ret_error, -EPROTONOSUPPORT,
                          "section %s: written in version %u of the format, this Reseat reads version %d",
@@ -321,7 +474,7 @@ static int extract_table(const struct core_view *view, const char *name, size_t 
     uint8_t *rows = calloc(table_capacity(count), row_length);
     if (!rows)
         return error_errno(ret_error, -ENOMEM, "section %s: %zu rows", name, count);
-    copy_rows(view, &view->sections[index], count, row_length, rows);
+    copy_rows(view, index, count, row_length, rows);
     *ret_rows = rows;
     *ret_count = count;
     return 0;
@@ -344,5 +497,55 @@ int core_view_extract(const struct core_view *view, struct snapshot *ret_snapsho
     SNAPSHOT_TABLES(X)
 #undef X
     *ret_snapshot = TAKE_GENERIC(snapshot, (struct snapshot){0});
+    return 0;
+}
+
+/* ---- memory ---- */
+
+static int compare_places(const void *a, const void *b)
+{
+    const struct snapshot_extent *left = *(const struct snapshot_extent *const *)a;
+    const struct snapshot_extent *right = *(const struct snapshot_extent *const *)b;
+    return left->file_offset < right->file_offset ? -1 : left->file_offset > right->file_offset;
+}
+
+int core_sort_extents(const struct snapshot *snapshot, const struct snapshot_extent ***ret_places)
+{
+    size_t count = snapshot->extents_count;
+    const struct snapshot_extent **places = calloc(count + 1, sizeof *places);
+    if (!places)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++)
+        places[i] = &snapshot->extents[i];
+    qsort(places, count, sizeof *places, compare_places);
+    *ret_places = places;
+    return 0;
+}
+
+int core_view_check_extents(const struct core_view *view, const struct snapshot *snapshot,
+                            struct reseat_error **ret_error)
+{
+    _cleanup_free_ const struct snapshot_extent **places = NULL;
+    if (snapshot->extents_count == 0)
+        return 0;
+    if (!view->memory)
+        return error_set(ret_error, -EBADMSG, "section %s: missing", CORE_SECTION_MEMORY);
+    int r = core_sort_extents(snapshot, &places);
+    if (r < 0)
+        return error_errno(ret_error, r, "checking %zu extents", snapshot->extents_count);
+
+    const Elf64_Shdr *memory = &view->sections[view->memory];
+    uint64_t start = memory->sh_offset, end = start + memory->sh_size;
+    for (size_t i = 0; i < snapshot->extents_count; i++) {
+        const struct snapshot_extent *extent = places[i];
+        bool is_inside = extent->file_offset >= start && extent->file_offset <= end &&
+                         extent->stored_length <= end - extent->file_offset;
+        if (!is_inside)
+            return error_set(ret_error, -EBADMSG,
+                             "section .reseat.extent: row %zu: overlaps another in the file, or lies outside "
+                             "%s",
+                             (size_t)(extent - snapshot->extents), CORE_SECTION_MEMORY);
+        start = extent->file_offset + extent->stored_length;
+    }
     return 0;
 }

@@ -92,7 +92,7 @@ int directory_write_core(int dir_fd, const char *name, const struct snapshot *sn
     if (r < 0)
         return error_prefix(ret_error, r, "what was captured cannot be stored");
     struct core_layout layout;
-    core_layout_make(snapshot, &layout);
+    core_layout_make(snapshot, NULL, &layout);
     if (layout.length > CORE_BYTES_MAX)
         return error_set(ret_error, -EFBIG, "would be %llu bytes long, %llu are allowed",
                          (unsigned long long)layout.length, CORE_BYTES_MAX);

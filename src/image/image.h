@@ -39,6 +39,42 @@ void image_draft_end(struct image_draft *draft);
  */
 int image_read(const char *dir, struct snapshot *ret_snapshot, uid_t *ret_owner,
                struct reseat_error **ret_error);
+
+/* ---- an image that is read: the snapshot, and memory as far as it is asked for ---- */
+
+/* How far something long has got; asked for often. A negative errno ends it with that. */
+struct image_progress {
+    int (*report)(void *userdata, uint64_t done, uint64_t total); /* bytes; NULL: nobody wants to know */
+    void *userdata;
+};
+
+struct image;
+
+/* As image_read(), and keeps the file open for its memory. */
+int image_open(const char *dir, struct image **ret_image, struct reseat_error **ret_error);
+void image_close(struct image **image); /* cleanup function */
+const struct snapshot *image_snapshot(const struct image *image);
+uid_t image_owner(const struct image *image);
+/* Whether there is memory in it; without, only a twin makes it of use. */
+bool image_has_memory(const struct image *image);
+/* Reads all memory once and compares the checksums, also that nothing but zeros lies where no extent is.
+ * -EBADMSG: damaged, with the address named. To be asked before any process is made. */
+int image_verify_memory(struct image *image, const struct image_progress *progress,
+                        struct reseat_error **ret_error);
+/* The whole content of an extent, which belongs to the image and lasts until the next call: read,
+ * checksum compared, decompressed. */
+int image_read_extent(struct image *image, const struct snapshot_extent *extent, const void **ret_content,
+                      struct reseat_error **ret_error);
+/* `length` bytes of an extent from `offset` on. */
+int image_read_memory(struct image *image, const struct snapshot_extent *extent, uint64_t offset,
+                      void *buffer, size_t length, struct reseat_error **ret_error);
+/* Whether the bytes of an extent are in the file as they were in memory, at file_offset of
+ * image_file(): then they may be read from there, once they have been verified. */
+bool image_is_plain(const struct snapshot_extent *extent);
+int image_file(const struct image *image);
+
+/* ---- a directory that is there ---- */
+
 /* Replaces PID.core of an existing directory in one step (written beside it, renamed, given to the owner of
  * the directory). -EINVAL: the snapshot is of another PID. */
 int image_replace(const char *dir, const struct snapshot *snapshot, struct reseat_error **ret_error);

@@ -1,4 +1,4 @@
-/* A checkpoint directory that is there: opened, read, replaced in one step, removed. No symbolic link is
+/* A checkpoint directory that is there: opened, replaced in one step, removed. No symbolic link is
  * followed at its last component or inside it, nothing is believed that somebody else than its owner could
  * have written, and nothing is removed that is not ours. */
 #include "image/image.h"
@@ -9,16 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* An open checkpoint directory. */
-struct stored {
-    char *path; /* as the user wrote it */
-    int dir_fd;
-    struct stat status; /* of the directory */
-    pid_t pid;
-    char core_name[DIRECTORY_CORE_NAME_BYTES]; /* "PID.core" */
-};
-
-static void stored_close(struct stored *stored)
+void stored_close(struct stored *stored)
 {
     free(stored->path);
     base_close(&stored->dir_fd);
@@ -88,7 +79,7 @@ static int find_core(struct stored *stored, struct reseat_error **ret_error)
     return 0;
 }
 
-static int stored_open(const char *dir, struct stored *ret_stored, struct reseat_error **ret_error)
+int stored_open(const char *dir, struct stored *ret_stored, struct reseat_error **ret_error)
 {
     _cleanup_(stored_close) struct stored stored = {.path = directory_strip_slashes(dir), .dir_fd = -EBADF};
     if (!stored.path)
@@ -103,27 +94,9 @@ static int stored_open(const char *dir, struct stored *ret_stored, struct reseat
     return 0;
 }
 
-/* ---- reading ---- */
+/* ---- the file ---- */
 
-static int read_exactly(int fd, uint8_t *bytes, size_t length)
-{
-    while (length > 0) {
-        ssize_t n = read(fd, bytes, length);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            return -EBADMSG;
-        bytes += n;
-        length -= (size_t)n;
-    }
-    return 0;
-}
-
-/* The whole file, in memory of exactly its length. A mapping would be quicker, but the file may change and
- * shrink under it. */
-static int read_core(const struct stored *stored, uint8_t **ret_bytes, size_t *ret_length, uid_t *ret_owner,
+int stored_open_core(const struct stored *stored, int *ret_fd, uint64_t *ret_length,
                      struct reseat_error **ret_error)
 {
     _cleanup_close_ int fd =
@@ -141,66 +114,8 @@ static int read_core(const struct stored *stored, uint8_t **ret_bytes, size_t *r
     int r = check_trust(&status, "the file", ret_error);
     if (r < 0)
         return r;
-    if ((uint64_t)status.st_size > CORE_BYTES_MAX)
-        return error_set(ret_error, -EBADMSG, "%lld bytes long, %llu are allowed", (long long)status.st_size,
-                         CORE_BYTES_MAX);
-
-    size_t length = (size_t)status.st_size;
-    _cleanup_free_ uint8_t *bytes = malloc(length ? length : 1);
-    if (!bytes)
-        return error_errno(ret_error, -ENOMEM, "%zu bytes", length);
-    r = read_exactly(fd, bytes, length);
-    if (r == -EBADMSG)
-        return error_set(ret_error, r, "became shorter while it was read");
-    if (r < 0)
-        return error_errno(ret_error, r, "reading");
-    *ret_bytes = TAKE_PTR(bytes);
-    *ret_length = length;
-    *ret_owner = status.st_uid;
-    return 0;
-}
-
-static int decode_core(const struct stored *stored, const uint8_t *bytes, size_t length,
-                       struct snapshot *ret_snapshot, struct reseat_error **ret_error)
-{
-    struct core_view view;
-    int r = core_view_open(bytes, length, &view, ret_error);
-    if (r < 0)
-        return r;
-    r = core_view_verify(&view, ret_error);
-    if (r < 0)
-        return r;
-    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
-    r = core_view_extract(&view, &snapshot, ret_error);
-    if (r < 0)
-        return r;
-    r = core_check_snapshot(&snapshot, ret_error);
-    if (r < 0)
-        return r;
-    if (snapshot.process.pid != (uint32_t)stored->pid)
-        return error_set(ret_error, -EBADMSG, "section %s: is about process %u", CORE_SECTION_PROCESS,
-                         snapshot.process.pid);
-    *ret_snapshot = TAKE_GENERIC(snapshot, (struct snapshot){0});
-    return 0;
-}
-
-int image_read(const char *dir, struct snapshot *ret_snapshot, uid_t *ret_owner,
-               struct reseat_error **ret_error)
-{
-    _cleanup_(stored_close) struct stored stored = {.dir_fd = -EBADF};
-    int r = stored_open(dir, &stored, ret_error);
-    if (r < 0)
-        return r;
-    _cleanup_free_ uint8_t *bytes = NULL;
-    size_t length = 0;
-    uid_t owner = 0;
-    r = read_core(&stored, &bytes, &length, &owner, ret_error);
-    if (r >= 0)
-        r = decode_core(&stored, bytes, length, ret_snapshot, ret_error);
-    if (r < 0)
-        return error_prefix(ret_error, r, "%s/%s", stored.path, stored.core_name);
-    if (ret_owner)
-        *ret_owner = owner;
+    *ret_length = (uint64_t)status.st_size;
+    *ret_fd = TAKE_FD(fd);
     return 0;
 }
 
@@ -236,13 +151,13 @@ int image_replace(const char *dir, const struct snapshot *snapshot, struct resea
 /* A kernel's core dump may have the same name: what is removed must at least have our form. */
 static int check_is_ours(const struct stored *stored, struct reseat_error **ret_error)
 {
-    _cleanup_free_ uint8_t *bytes = NULL;
-    size_t length = 0;
-    uid_t owner;
-    struct core_view view;
-    int r = read_core(stored, &bytes, &length, &owner, ret_error);
+    _cleanup_close_ int fd = -EBADF;
+    struct core_source source = {0};
+    _cleanup_(core_view_close) struct core_view view = {0};
+    int r = stored_open_core(stored, &fd, &source.length, ret_error);
+    source.fd = fd;
     if (r >= 0)
-        r = core_view_open(bytes, length, &view, ret_error);
+        r = core_view_open(&source, &view, ret_error);
     if (r >= 0 && core_view_find(&view, CORE_SECTION_PROCESS, ret_error) == 0)
         r = error_set(ret_error, -EBADMSG, "section %s: missing", CORE_SECTION_PROCESS);
     return r < 0 ? error_prefix(ret_error, r, "%s/%s: not removed", stored->path, stored->core_name) : 0;

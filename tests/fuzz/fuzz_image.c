@@ -28,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length);
 static uint8_t *encode(const struct snapshot *snapshot, size_t *ret_length)
 {
     struct core_layout layout;
-    core_layout_make(snapshot, &layout);
+    core_layout_make(snapshot, NULL, &layout);
     uint8_t *bytes = malloc(layout.length), *end = bytes;
     REQUIRE(bytes);
     for (size_t i = 0; i < layout.piece_count; i++) {
@@ -73,9 +73,10 @@ static void require_round_trip(const struct snapshot *snapshot)
 {
     size_t length;
     _cleanup_free_ uint8_t *bytes = encode(snapshot, &length);
-    struct core_view view;
+    struct core_source source = {.bytes = bytes, .length = length};
+    _cleanup_(core_view_close) struct core_view view = {0};
     _cleanup_snapshot_ struct snapshot again = {0};
-    REQUIRE(core_view_open(bytes, length, &view, NULL) == 0);
+    REQUIRE(core_view_open(&source, &view, NULL) == 0);
     REQUIRE(core_view_verify(&view, NULL) == 0);
     REQUIRE(core_view_extract(&view, &again, NULL) == 0);
     REQUIRE(core_check_snapshot(&again, NULL) == 0);
@@ -86,8 +87,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 {
     _cleanup_error_ struct reseat_error *error = NULL;
     _cleanup_snapshot_ struct snapshot snapshot = {0};
-    struct core_view view;
-    int r = core_view_open(data, length, &view, &error);
+    struct core_source source = {.bytes = data, .length = length};
+    _cleanup_(core_view_close) struct core_view view = {0};
+    int r = core_view_open(&source, &view, &error);
     if (r >= 0) {
         (void)core_view_verify(&view, &error);
         base_error_free(&error);

@@ -233,7 +233,7 @@ static void assert_same_snapshot(const struct snapshot *a, const struct snapshot
 static uint8_t *encode(const struct snapshot *snapshot, size_t *ret_length)
 {
     struct core_layout layout;
-    core_layout_make(snapshot, &layout);
+    core_layout_make(snapshot, NULL, &layout);
     uint8_t *bytes = malloc(layout.length), *end = bytes;
     assert_non_null(bytes);
     for (size_t i = 0; i < layout.piece_count; i++) {
@@ -248,8 +248,9 @@ static uint8_t *encode(const struct snapshot *snapshot, size_t *ret_length)
 static int decode(const uint8_t *bytes, size_t length, struct snapshot *ret_snapshot,
                   struct reseat_error **ret_error)
 {
-    struct core_view view;
-    int r = core_view_open(bytes, length, &view, ret_error);
+    struct core_source source = {.bytes = bytes, .length = length};
+    _cleanup_(core_view_close) struct core_view view = {0};
+    int r = core_view_open(&source, &view, ret_error);
     if (r >= 0)
         r = core_view_verify(&view, ret_error);
     if (r >= 0)
@@ -427,7 +428,7 @@ static void test_short_writes(void **state)
         struct core_layout layout;
         sigaction(SIGALRM, &(struct sigaction){.sa_handler = on_alarm}, NULL);
         setitimer(ITIMER_REAL, &(struct itimerval){{0, 300}, {0, 300}}, NULL);
-        core_layout_make(&snapshot, &layout);
+        core_layout_make(&snapshot, NULL, &layout);
         _exit(core_layout_write(&layout, ends[1]) == 0 ? 0 : 1);
     }
     close(ends[1]);
@@ -526,6 +527,8 @@ static void other_machine(uint8_t *bytes)
 static void program_headers(uint8_t *bytes)
 {
     ((Elf64_Ehdr *)bytes)->e_phnum = 1;
+    ((Elf64_Ehdr *)bytes)->e_phentsize = sizeof(Elf64_Phdr);
+    ((Elf64_Ehdr *)bytes)->e_phoff = UINT64_MAX - 8;
 }
 static void one_byte_headers(uint8_t *bytes)
 {
@@ -642,7 +645,7 @@ static const struct {
     {wrong_class, -EBADMSG, "not 64-bit"},
     {executable, -EBADMSG, "type 2 is not that of a core file"},
     {other_machine, -EPROTONOSUPPORT, "made on machine type 243"},
-    {program_headers, -EPROTONOSUPPORT, "has program headers"},
+    {program_headers, -EBADMSG, "program header table: lies outside the file"},
     {one_byte_headers, -EBADMSG, "wrong sizes of headers"},
     {no_sections, -EBADMSG, "0 sections"},
     {absurd_sections, -EBADMSG, "65535 sections"},
@@ -979,7 +982,7 @@ static void test_too_long(void **state)
     (void)state;
     make_any_checkpoint("long");
     assert_int_equal(truncate("long/1234.core", (1LL << 30) + 1), 0);
-    assert_read_fails("long", -EBADMSG, "long/1234.core: 1073741825 bytes long");
+    assert_read_fails("long", -EBADMSG, "bytes after the last section");
 }
 
 static void test_symbolic_links(void **state)
@@ -1284,7 +1287,7 @@ static void test_remove_leaves_a_core_dump(void **state)
     assert_int_equal(mkdir("dumps", 0700), 0);
     write_file("dumps/1234.core", &dump, sizeof dump);
     struct reseat_error *error = NULL;
-    assert_error(image_remove("dumps", &error), -EPROTONOSUPPORT, &error, "dumps/1234.core: not removed");
+    assert_error(image_remove("dumps", &error), -EBADMSG, &error, "dumps/1234.core: not removed");
     assert_true(exists("dumps/1234.core"));
 }
 
