@@ -55,11 +55,23 @@ int process_survey_regions(pid_t pid, struct snapshot *snapshot, struct reseat_e
  * of SNAPSHOT_VMA_OBJECT is of (`object`) is for the object room to fill in. */
 int process_capture_map(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error);
 
-/* ---- capture.c: what a stopped target is asked ---- */
+/* ---- describe.c: what else a process is, for a durable image ---- */
 
 struct target;
 struct program;
 struct scratch;
+
+/* Fills `states`, `actions` and `filters`: everything that a twin holds by itself. Asked of the twin at
+ * leisure, which is stopped and has scratch pages to run a program on. `report_action`: what the process does
+ * with the report signal (struct snapshot_action without its number), if the twin does not do it itself; or
+ * NULL. */
+int process_describe(struct target *holder, const uint64_t report_action[4], struct snapshot *snapshot,
+                     struct reseat_error **ret_error);
+/* The namespaces of a process, by inode; 0: not known. */
+void process_read_namespaces(int proc_fd, uint64_t namespaces[SNAPSHOT_NAMESPACES]);
+extern const char *const process_namespace_names[SNAPSHOT_NAMESPACES];
+
+/* ---- capture.c: what a stopped target is asked ---- */
 
 /* From outside, by ptrace and procfs: registers, extended state, masks, pending signals, timers' ids,
  * scheduling. */

@@ -259,6 +259,65 @@ struct snapshot_action {
     uint64_t handler, flags, restorer, mask;
 };
 
+enum snapshot_state_flags {
+    SNAPSHOT_STATE_NO_HUGE_PAGES = 1 << 0, /* PR_SET_THP_DISABLE */
+    SNAPSHOT_STATE_IO_FLUSHER = 1 << 1,    /* PR_SET_IO_FLUSHER */
+    SNAPSHOT_STATE_REMOVED_DIRECTORY = 1 << 2,
+    SNAPSHOT_STATE_REMOVED_EXE = 1 << 3,
+    SNAPSHOT_STATE_OTHER_ROOT = 1 << 4, /* chroot(2) */
+};
+
+/* Indices of snapshot_state.privileges: the CAP_* sets, as in /proc/PID/status. */
+enum snapshot_privilege_set {
+    SNAPSHOT_PRIVILEGES_INHERITABLE,
+    SNAPSHOT_PRIVILEGES_PERMITTED,
+    SNAPSHOT_PRIVILEGES_EFFECTIVE,
+    SNAPSHOT_PRIVILEGES_BOUNDING,
+    SNAPSHOT_PRIVILEGES_AMBIENT,
+    SNAPSHOT_PRIVILEGE_SETS,
+};
+
+#define SNAPSHOT_NAMESPACES 8 /* cgroup, ipc, mnt, net, pid, time, user, uts */
+#define SNAPSHOT_LIMITS     16
+
+/* Where code, heap, arguments, … begin and end: struct prctl_mm_map (PR_SET_MM_MAP, prctl(2)). */
+struct snapshot_layout {
+    uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack;
+    uint64_t arg_start, arg_end, env_start, env_end;
+};
+
+/* What a process is besides its threads, memory and capabilities: one row, or none in a live checkpoint. */
+struct snapshot_state {
+    uint32_t flags;
+    uint32_t umask;
+    uint32_t uids[4], gids[4]; /* real, effective, saved, of the file system */
+    uint64_t groups_offset;    /* in blobs: group_count u32 */
+    uint32_t group_count;
+    uint32_t secure_bits; /* PR_GET_SECUREBITS */
+    uint64_t privileges[SNAPSHOT_PRIVILEGE_SETS];
+    uint64_t limits[SNAPSHOT_LIMITS][2]; /* soft, hard; by RLIMIT_* */
+    struct snapshot_layout layout;
+    uint64_t auxv_offset, auxv_length;                  /* in blobs */
+    uint64_t directory_offset, root_offset, exe_offset; /* in blobs: paths, NUL-terminated */
+    uint32_t exe_device_major, exe_device_minor;
+    uint64_t exe_inode, exe_size;
+    int64_t exe_modified_ns;
+    uint32_t personality;
+    uint32_t dumpable; /* PR_GET_DUMPABLE */
+    int32_t oom_score_adj;
+    uint32_t core_dump_filter;
+    uint32_t barriers;                        /* registrations: MEMBARRIER_CMD_REGISTER_* */
+    uint32_t no_write_execute;                /* PR_GET_MDWE */
+    uint64_t namespaces[SNAPSHOT_NAMESPACES]; /* their inodes */
+};
+
+/* A seccomp filter, in the order in which they were installed. */
+struct snapshot_filter {
+    uint64_t offset; /* in blobs: `length` struct sock_filter of 8 bytes */
+    uint32_t length;
+    uint32_t flags; /* SECCOMP_FILTER_FLAG_* */
+};
+
 /* Every table of a snapshot: X(type, plural name, section). */
 #define SNAPSHOT_TABLES(X)                                                                                   \
     X(struct snapshot_thread, threads, ".reseat.thread")                                                     \
@@ -275,6 +334,8 @@ struct snapshot_action {
     X(struct snapshot_capability, capabilities, ".reseat.capability")                                        \
     X(struct snapshot_object, objects, ".reseat.object")                                                     \
     X(struct snapshot_action, actions, ".reseat.action")                                                     \
+    X(struct snapshot_state, states, ".reseat.state")                                                        \
+    X(struct snapshot_filter, filters, ".reseat.filter")                                                     \
     X(uint8_t, blobs, ".reseat.blob")
 
 struct snapshot {

@@ -319,6 +319,18 @@ int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid
     return 0;
 }
 
+int twin_describe(struct target *twin, struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    uint64_t action[TWIN_ACTION_BYTES / sizeof(uint64_t)];
+    int r = target_read(twin,
+                        snapshot->process.scratch_address + TWIN_HEADER_OFFSET +
+                            offsetof(struct twin_header, report_action),
+                        action, sizeof action);
+    if (r < 0)
+        return error_errno(ret_error, r, "reading the header of the twin %d", twin->pid);
+    return process_describe(twin, twin->report_is_caught ? action : NULL, snapshot, ret_error);
+}
+
 int twin_copy(struct target *twin, struct snapshot *snapshot, struct target *ret_copy,
               struct reseat_error **ret_error)
 {

@@ -51,6 +51,8 @@ void twin_discard(struct target *twin);
 int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct reseat_error **ret_error);
 /* Whether the twin of a snapshot is alive: 0, or -ESRCH with the reason. */
 int twin_check(const struct snapshot *snapshot, struct reseat_error **ret_error);
+/* Asks a twin in hand what it holds by itself, for a durable image: process_describe(). */
+int twin_describe(struct target *twin, struct snapshot *snapshot, struct reseat_error **ret_error);
 /* Makes a copy of a twin in hand, for another restore; its numbers go into the snapshot. Not committed yet.
  */
 int twin_copy(struct target *twin, struct snapshot *snapshot, struct target *ret_copy,
