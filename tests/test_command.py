@@ -184,6 +184,33 @@ def test_slot(context, form):
     context.until(lambda: "got a line\n" in open(elsewhere, encoding="utf-8").read(), "the line to go elsewhere")
 
 
+def test_slot_null_close_and_keep(context):
+    target = context.start(["sh", "-c", "exec 5</etc/passwd 6</etc/group; read line; ls -l /proc/self/fd >&2; echo got $line"],
+                           stderr="pipe")
+    context.until(lambda: os.path.exists(f"/proc/{target.pid}/fd/6"), "it to open them")
+    directory = context.checkpoint(target)
+    context.reseat("restore", directory, "--slot", "5=null", "--slot", "6=close", "--slot", "0=keep", "--slot", "1=fail")
+    assert os.readlink(f"/proc/{target.pid}/fd/5") == "/dev/null" and not os.path.exists(f"/proc/{target.pid}/fd/6")
+    target.send("a line\n")
+    target.expect("got a line")
+    assert " 5 -> /dev/null" in target.output and "/etc/group" not in target.output
+
+
+def test_slot_policies_refuse(context):
+    target = context.start(["sh", "-c", "exec 5</proc/self/stat; read line; echo got $line"])
+    context.until(lambda: os.path.exists(f"/proc/{target.pid}/fd/5"), "it to open it")
+    directory = context.checkpoint(target)
+    for policy in "close", "keep", "fail":
+        result = context.reseat("restore", directory, "--slot", f"9={policy}", status=1)
+        assert "selector 9" in result.stderr and "unused" in result.stderr, result
+    result = context.reseat("restore", directory, "--slot", "5=keep", "--allow=lost", status=3)
+    assert "selector 5" in result.stderr and "opened again" in result.stderr, result
+    context.reseat("restore", directory, "--slot", "5=fail", "--slot", "9=null")
+    assert os.readlink(f"/proc/{target.pid}/fd/9") == "/dev/null"
+    target.send("it is\n")
+    target.expect("got it is")
+
+
 def test_refused(context):
     """A process with a child: its child would be lost."""
     target = context.start(["sh", "-c", "sleep 1000; echo back"])

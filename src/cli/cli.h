@@ -85,6 +85,17 @@ bool parse_selector(const char *text, size_t length, unsigned *ret_selector);
 bool parse_duration(const char *text, uint64_t *ret_ns); /* 5, 5s, 500ms */
 bool parse_allow(const char *text, enum reseat_allow *ret_allow);
 
+/* ---- slots.c: what goes to a selector ---- */
+
+/* Opens a file with as much access as we may have: a descriptor or a negative errno. Neither makes a file nor
+ * a controlling terminal; a FIFO is opened for both directions and so does not wait for another process. */
+int open_readily(const char *path);
+/* Whether descriptor `fd` was handed to us by whoever started us: what we open ourselves is close-on-exec. */
+bool was_inherited(int fd);
+/* Reads SEL=PATH, SEL=fd:N, SEL=keep, close, null or fail. *ret_is_ours: the descriptor was opened here.
+ * Returns an exit status. */
+int slot_read(const struct cli *cli, const char *text, struct reseat_slot *ret_slot, bool *ret_is_ours);
+
 /* ---- output.c: messages, tables, JSON ---- */
 
 /* "reseat: …" on standard error, once for each line of the text; control characters made harmless. */

@@ -12,8 +12,10 @@
 enum { OPTION_SLOT = 1, OPTION_KEEP, OPTION_NEW_PID, OPTION_ATTACH, OPTION_WAIT, OPTION_ALLOW };
 
 static const struct cli_option options[] = {
-    {OPTION_SLOT, "slot", "SEL=PATH",
-     "put the file PATH at selector SEL instead of what was there,\nor SEL=fd:N: our descriptor N"},
+    {OPTION_SLOT, "slot", "SEL=WHAT",
+     "what is to become of selector SEL. PATH: that file instead of\nwhat was there; fd:N: our descriptor N; "
+     "null: /dev/null;\nclose: nothing. keep: refuse unless it is the same object;\nfail: refuse if it would "
+     "come back degraded or lost"},
     {OPTION_KEEP, "keep", NULL, "keep a twin, for another restore"},
     {OPTION_NEW_PID, "new-pid", NULL, "restore under a fresh PID"},
     {OPTION_ATTACH, "attach", NULL,
@@ -44,66 +46,17 @@ static void free_wishes(struct wishes *wishes)
     free(wishes->is_ours);
 }
 
-/* With as much access as we may have. Neither makes a file nor a controlling terminal; a FIFO is opened for
- * both directions and so does not wait for another process. */
-static int open_for_slot(const char *path)
-{
-    static const int ways[] = {O_RDWR, O_RDONLY, O_WRONLY};
-    int first_error = 0;
-    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
-        int fd = open(path, ways[i] | O_NOCTTY | O_CLOEXEC | (ways[i] == O_RDWR ? 0 : O_NONBLOCK));
-        if (fd >= 0) {
-            if (ways[i] != O_RDWR)
-                fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
-            return fd;
-        }
-        if (errno != EACCES && errno != EROFS && errno != EISDIR && errno != EPERM && errno != ETXTBSY)
-            return -errno;
-        if (!first_error)
-            first_error = errno;
-    }
-    return -first_error;
-}
-
-/* Whether descriptor `fd` was handed to us by whoever started us: what we open ourselves is close-on-exec. */
-static bool was_inherited(int fd)
-{
-    int flags = fcntl(fd, F_GETFD);
-    return flags >= 0 && !(flags & FD_CLOEXEC);
-}
-
-/* Reads one `SEL=PATH` or `SEL=fd:N` into the next slot. Returns an exit status. */
+/* Reads one --slot into the next slot. Returns an exit status. */
 static int add_slot(const struct cli *cli, struct wishes *wishes, const char *text)
 {
-    const char *value = strchr(text, '=');
-    unsigned selector;
-    if (!value || !parse_selector(text, (size_t)(value - text), &selector) || !value[1])
-        return usage_error(cli, "restore: --slot takes SEL=PATH or SEL=fd:N, not %s", text);
-    for (size_t i = 0; i < wishes->slot_count; i++)
-        if (wishes->slots[i].selector == selector)
-            return usage_error(cli, "restore: --slot is given twice for selector %u", selector);
-    value++;
-    int fd;
-    bool is_ours = strncmp(value, "fd:", 3) != 0;
-    if (is_ours) {
-        fd = open_for_slot(value);
-        if (fd < 0) {
-            message("restore: %s, for selector %u, cannot be opened: %s", value, selector, strerror(-fd));
-            return CLI_FAILED;
-        }
-    } else {
-        uint64_t number;
-        if (!parse_number(value + 3, INT32_MAX, &number))
-            return usage_error(cli, "restore: --slot %s: %s is not a descriptor number", text, value + 3);
-        fd = (int)number;
-        if (!was_inherited(fd))
-            return usage_error(
-                cli,
-                "restore: --slot %s: we were not given a descriptor %d (a shell gives one with %d<>FILE)",
-                text, fd, fd);
-    }
-    wishes->slots[wishes->slot_count] = (struct reseat_slot){.selector = selector, .fd = fd};
-    wishes->is_ours[wishes->slot_count++] = is_ours;
+    struct reseat_slot *slot = &wishes->slots[wishes->slot_count];
+    int status = slot_read(cli, text, slot, &wishes->is_ours[wishes->slot_count]);
+    if (status != CLI_DONE)
+        return status;
+    wishes->slot_count++;
+    for (size_t i = 0; i + 1 < wishes->slot_count; i++)
+        if (wishes->slots[i].selector == slot->selector)
+            return usage_error(cli, "restore: --slot is given twice for selector %u", slot->selector);
     return CLI_DONE;
 }
 
@@ -208,8 +161,8 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
 
 const struct cli_verb verb_restore = {
     .name = "restore",
-    .usage =
-        "DIR [--slot SEL=PATH|SEL=fd:N]… [--keep] [--new-pid] [--attach] [--wait T] [--allow=degraded|lost]",
+    .usage = "DIR [--slot SEL=PATH|fd:N|keep|close|null|fail]… [--keep] [--new-pid] [--attach] [--wait T] "
+             "[--allow=degraded|lost]",
     .summary = "put a process back: same PID, same slots, same objects",
     .about = "Makes the process again from the twin of DIR, compares slot by slot that every selector has "
              "the object\n"

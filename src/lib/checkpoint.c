@@ -18,7 +18,7 @@
 int judge_obstacles(const struct obstacles *obstacles, enum reseat_allow allow, reseat_note_fn note,
                     void *userdata, struct reseat_error **ret_error)
 {
-    static const char *const fates[] = {"", "degraded", "lost"};
+    static const char *const fates[] = {"", "degraded", "lost", "not permitted by --slot"};
     _cleanup_free_ char *lines = NULL;
     size_t length = 0;
     FILE *text = open_memstream(&lines, &length);

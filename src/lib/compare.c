@@ -26,10 +26,7 @@ static int list_selectors(pid_t pid, struct selectors *ret_selectors, struct res
 
 static bool is_replaced(const struct exceptions *exceptions, int selector)
 {
-    for (size_t i = 0; i < exceptions->slot_count; i++)
-        if (exceptions->slots[i].selector == (unsigned)selector)
-            return true;
-    return false;
+    return slot_is_replaced(slots_find(exceptions->slots, exceptions->slot_count, (unsigned)selector));
 }
 
 /* The file of the restored process in the place of that of the dead one: the same as far as it can be. */

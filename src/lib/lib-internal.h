@@ -11,6 +11,33 @@
 int judge_obstacles(const struct obstacles *obstacles, enum reseat_allow allow, reseat_note_fn note,
                     void *userdata, struct reseat_error **ret_error);
 
+/* ---- slots.c: what is to become of single selectors ---- */
+
+/* The wish about a selector, or NULL. */
+const struct reseat_slot *slots_find(const struct reseat_slot *slots, size_t count, unsigned selector);
+/* Whether something else, or nothing, is to be there (slot may be NULL). */
+bool slot_is_replaced(const struct reseat_slot *slot);
+bool slots_replace_any(const struct reseat_slot *slots, size_t count);
+/* Whether something must come back, or the restore be refused. */
+bool slots_must_keep_any(const struct reseat_slot *slots, size_t count);
+/* Checks the list before anything is changed; `is_used`: whether a selector was used at the checkpoint. */
+int slots_check(const struct reseat_slot *slots, size_t count,
+                bool (*is_used)(void *userdata, unsigned selector), void *userdata,
+                struct reseat_error **ret_error);
+/* An `is_used` that asks a live process: userdata points to a descriptor of its /proc/PID. */
+bool slots_used_in_process(void *userdata, unsigned selector);
+/* 0, or -RESEAT_REFUSED if RESEAT_SLOT_KEEP is wanted for a selector that gets another object, and why. */
+int slots_check_kept(const struct reseat_slot *slots, size_t count, unsigned selector, const char *why,
+                     struct reseat_error **ret_error);
+/* Takes out obstacles about selectors that are replaced anyway, and makes those forbidden that a wish does
+ * not permit, whatever is allowed elsewhere. Before judge_obstacles(). */
+void slots_judge(const struct reseat_slot *slots, size_t count, struct obstacles *obstacles);
+
+struct target;
+/* Puts into a stopped process, with a table of its own, what is wanted in place of what is there. */
+int slots_apply(struct target *process, const struct reseat_slot *slots, size_t count,
+                struct reseat_error **ret_error);
+
 /* Reads a checkpoint whose twin is alive, and checks that whoever made the file may speak for the twin. */
 int open_checkpoint(const char *dir, struct snapshot *ret_snapshot, struct reseat_error **ret_error);
 

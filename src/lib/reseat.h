@@ -191,10 +191,19 @@ enum reseat_restore_flags {
     RESEAT_NEW_PID = 1 << 1, /* under a fresh PID */
 };
 
-/* Puts another object at a selector: the caller's descriptor `fd`. */
+/* What is to become of one selector. */
+enum reseat_slot_policy {
+    RESEAT_SLOT_PUT = 0, /* another object goes there: the caller's descriptor `fd` */
+    RESEAT_SLOT_KEEP,    /* refuse the restore unless it is the very same object */
+    RESEAT_SLOT_CLOSE,   /* nothing: it is unused afterwards */
+    RESEAT_SLOT_NULL,    /* /dev/null */
+    RESEAT_SLOT_FAIL,    /* refuse the restore if it would come back degraded or lost, whatever `allow` is */
+};
+
 struct reseat_slot {
     unsigned selector;
     int fd;
+    enum reseat_slot_policy policy;
 };
 
 struct reseat_restore_options {

@@ -5,7 +5,6 @@
 #include "lib-internal.h"
 
 #include "image/image.h"
-#include "native_pd/linux.h"
 #include "object/object.h"
 #include "process/process.h"
 #include "target/target.h"
@@ -43,6 +42,7 @@ static int keep_copy(struct target *twin, const char *dir, const struct reseat_r
     if (kept->process.form == SNAPSHOT_FORM_HEIR) {
         _cleanup_(obstacles_free) struct obstacles obstacles = {0};
         r = process_find_obstacles(twin->pid, SNAPSHOT_FORM_COPY, true, &obstacles, ret_error);
+        slots_judge(options->slots, options->slot_count, &obstacles);
         if (r == 0)
             r = judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
         if (r == 0)
@@ -76,7 +76,8 @@ static void hand_over_terminal(const struct reseat_restore_options *options,
     sigaddset(&stop_signal, SIGTTOU);
     pthread_sigmask(SIG_BLOCK, &stop_signal, &before);
     for (size_t i = 0; i < options->slot_count; i++)
-        set_modes(options->slots[i].fd, process);
+        if (options->slots[i].policy == RESEAT_SLOT_PUT)
+            set_modes(options->slots[i].fd, process);
     if (options->terminal > 0 && proc_stat_of(pid, &stat) == 0) {
         pid_t group = stat.group;
         if (ioctl(options->terminal, TIOCSPGRP, &group) < 0 && options->note)
@@ -90,21 +91,35 @@ static void hand_over_terminal(const struct reseat_restore_options *options,
 
 /* ---- the course of it ---- */
 
-static int install_slots(struct target *process, const struct reseat_restore_options *options,
-                         struct reseat_error **ret_error)
+/* What does not come back at selectors for which it must: those that keep and fail are wanted for. As far as
+ * it shows in the sleeping twin; what its target alone had (a pidfd on itself) was said at the checkpoint. */
+static int check_must_keep(struct target *twin, const struct snapshot *snapshot,
+                           const struct reseat_restore_options *options, struct reseat_error **ret_error)
 {
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < options->slot_count; i++) {
-        _cleanup_close_ int before = sys_pidfd_getfd(process->pidfd, (int)options->slots[i].selector);
-        char path[32];
-        _cleanup_free_ char *info = NULL;
-        snprintf(path, sizeof path, "fdinfo/%u", options->slots[i].selector);
-        bool close_on_exec = before >= 0 && file_read(process->proc_fd, path, &info, NULL) == 0 &&
-                             (status_number(info, "flags", 8) & O_CLOEXEC);
-        r = native_pd_install_stopped(process, options->slots[i].fd, options->slots[i].selector,
-                                      close_on_exec, ret_error);
-    }
-    return r;
+    _cleanup_(obstacles_free) struct obstacles obstacles = {0};
+    if (!slots_must_keep_any(options->slots, options->slot_count))
+        return 0;
+    int r = process_find_obstacles(twin->pid, (enum snapshot_form)snapshot->process.form, true, &obstacles,
+                                   ret_error);
+    if (r < 0)
+        return r;
+    slots_judge(options->slots, options->slot_count, &obstacles);
+    for (size_t i = 0; i < obstacles.count; i++)
+        if (obstacles.items[i].severity != SEVERITY_FORBIDDEN)
+            obstacles.items[i].severity = SEVERITY_NOTE; /* was allowed at the checkpoint */
+    return judge_obstacles(&obstacles, options->allow, NULL, NULL, ret_error);
+}
+
+/* What is wanted at single selectors, against what the checkpoint has. */
+static int check_slots(struct target *twin, const struct snapshot *snapshot,
+                       const struct reseat_restore_options *options, struct reseat_error **ret_error)
+{
+    int r =
+        slots_check(options->slots, options->slot_count, slots_used_in_process, &twin->proc_fd, ret_error);
+    for (size_t i = 0; r == 0 && i < snapshot->reopens_count; i++)
+        r = slots_check_kept(options->slots, options->slot_count, snapshot->reopens[i].selector,
+                             "it is a file of the process itself in /proc, which is opened again", ret_error);
+    return r < 0 ? r : check_must_keep(twin, snapshot, options, ret_error);
 }
 
 /* What is put at slots in place of what was there must not be in the twin's table as well: the twin keeps
@@ -116,7 +131,7 @@ static int choose_table(const struct snapshot *snapshot, const struct reseat_res
     _cleanup_(obstacles_free) struct obstacles obstacles = {0};
     bool is_renumbered =
         (options->flags & RESEAT_NEW_PID) && snapshot->reopens_count; /* /proc/PID is another */
-    *ret_own_table = options->slot_count || is_renumbered;
+    *ret_own_table = slots_replace_any(options->slots, options->slot_count) || is_renumbered;
     if (*ret_own_table && snapshot->process.form == SNAPSHOT_FORM_HEIR && snapshot->locks_count)
         obstacles_add(&obstacles, SEVERITY_LOST, (int)snapshot->locks[0].selector,
                       "the record locks (fcntl F_SETLK) of process %u, for example on the file at selector "
@@ -124,6 +139,7 @@ static int choose_table(const struct snapshot *snapshot, const struct reseat_res
                       "of by a restore with %s",
                       snapshot->process.pid, snapshot->locks[0].selector,
                       is_renumbered ? "--new-pid" : "--slot");
+    slots_judge(options->slots, options->slot_count, &obstacles);
     return judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
 }
 
@@ -195,6 +211,8 @@ static int prepare(struct target *twin, struct snapshot *snapshot,
     bool moved = false, own_table = false;
     int r = object_find_fixups(twin->pid, snapshot, ret_error);
     if (r == 0)
+        r = check_slots(twin, snapshot, options, ret_error);
+    if (r == 0)
         r = choose_table(snapshot, options, &own_table, ret_error);
     if (r == 0)
         r = free_group(twin, snapshot, &moved, ret_error);
@@ -211,7 +229,7 @@ static int prepare(struct target *twin, struct snapshot *snapshot,
     if (r == 0)
         r = prove(process, twin, snapshot, options, result, ret_error);
     if (r == 0)
-        r = install_slots(process, options, ret_error);
+        r = slots_apply(process, options->slots, options->slot_count, ret_error);
     return r;
 }
 

@@ -12,6 +12,7 @@ enum severity {
     SEVERITY_NOTE = 0, /* worth saying, stops nobody */
     SEVERITY_DEGRADED = 1,
     SEVERITY_LOST = 2,
+    SEVERITY_FORBIDDEN = 3, /* degraded or lost, where the caller permits neither, whatever he allows */
 };
 
 struct obstacle {

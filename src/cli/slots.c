@@ -1,0 +1,83 @@
+/* What goes to a selector, as the command line says it: for the verbs that put something there. */
+#include "cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+int open_readily(const char *path)
+{
+    static const int ways[] = {O_RDWR, O_RDONLY, O_WRONLY};
+    int first_error = 0;
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        int fd = open(path, ways[i] | O_NOCTTY | O_CLOEXEC | (ways[i] == O_RDWR ? 0 : O_NONBLOCK));
+        if (fd >= 0) {
+            if (ways[i] != O_RDWR)
+                fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+            return fd;
+        }
+        if (errno != EACCES && errno != EROFS && errno != EISDIR && errno != EPERM && errno != ETXTBSY)
+            return -errno;
+        if (!first_error)
+            first_error = errno;
+    }
+    return -first_error;
+}
+
+bool was_inherited(int fd)
+{
+    int flags = fcntl(fd, F_GETFD);
+    return flags >= 0 && !(flags & FD_CLOEXEC);
+}
+
+/* What is not a path has no slash: ./keep is a file. */
+static bool read_policy(const char *text, enum reseat_slot_policy *ret_policy)
+{
+    static const struct {
+        const char *word;
+        enum reseat_slot_policy policy;
+    } words[] = {{"keep", RESEAT_SLOT_KEEP},
+                 {"close", RESEAT_SLOT_CLOSE},
+                 {"null", RESEAT_SLOT_NULL},
+                 {"fail", RESEAT_SLOT_FAIL}};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (strcmp(text, words[i].word) != 0)
+            continue;
+        *ret_policy = words[i].policy;
+        return true;
+    }
+    return false;
+}
+
+int slot_read(const struct cli *cli, const char *text, struct reseat_slot *ret_slot, bool *ret_is_ours)
+{
+    const char *verb = cli->verb->name, *value = strchr(text, '=');
+    struct reseat_slot slot = {.fd = -1, .policy = RESEAT_SLOT_PUT};
+    bool is_ours = false;
+    if (!value || !parse_selector(text, (size_t)(value - text), &slot.selector) || !value[1])
+        return usage_error(cli, "%s: --slot takes SEL=PATH, SEL=fd:N, SEL=keep, close, null or fail, not %s",
+                           verb, text);
+    value++;
+    if (strncmp(value, "fd:", 3) == 0) {
+        uint64_t number;
+        if (!parse_number(value + 3, INT32_MAX, &number))
+            return usage_error(cli, "%s: --slot %s: %s is not a descriptor number", verb, text, value + 3);
+        slot.fd = (int)number;
+        if (!was_inherited(slot.fd))
+            return usage_error(
+                cli, "%s: --slot %s: we were not given a descriptor %d (a shell gives one with %d<>FILE)",
+                verb, text, slot.fd, slot.fd);
+    } else if (!read_policy(value, &slot.policy)) {
+        slot.fd = open_readily(value);
+        is_ours = true;
+        if (slot.fd < 0) {
+            message("%s: %s, for selector %u, cannot be opened: %s", verb, value, slot.selector,
+                    strerror(-slot.fd));
+            return CLI_FAILED;
+        }
+    }
+    *ret_slot = slot;
+    *ret_is_ours = is_ours;
+    return CLI_DONE;
+}
