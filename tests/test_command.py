@@ -9,7 +9,7 @@ import time
 
 from reseat_test import each
 
-VERBS = ["caps", "checkpoint", "restore", "verify", "list", "drop"]
+VERBS = ["caps", "plan", "checkpoint", "restore", "verify", "list", "drop"]
 
 
 def sleeper(context, **how):
@@ -27,7 +27,8 @@ def sleeper(context, **how):
     "restore a --wait -1", "restore a --wait 99999999999999999999", "restore a --slot 1", "restore a --slot =x",
     "restore a --slot x=/dev/null", "restore a --slot 1=", "restore a --slot 1=fd:x", "restore a --slot 1=fd:77",
     "restore a --slot 1=/dev/null --slot 1=/dev/null", "restore a --allow", "verify", "verify a x", "verify a 1 2", "drop",
-    "drop --twin x",
+    "drop --twin x", "plan", "plan 1 2", "plan 0", "plan d --leave-running", "restore a --slot 1", "restore a --slot x=keep",
+    "restore a --slot 1=keep --slot 1=close",
 ])
 def test_wrong_usage(context, line):
     result = context.reseat(*line.split(), status=2)

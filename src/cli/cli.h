@@ -67,7 +67,8 @@ struct cli_verb {
     int (*run)(const struct cli *cli, const struct cli_arguments *arguments);
 };
 
-extern const struct cli_verb verb_caps, verb_checkpoint, verb_restore, verb_verify, verb_list, verb_drop;
+extern const struct cli_verb verb_caps, verb_plan, verb_checkpoint, verb_restore, verb_verify, verb_list,
+    verb_drop;
 
 /* Takes `argv` apart after the option tables given (NULL-terminated list of them) into `arguments`, which the
  * caller frees in any case; with `until_word` only up to the first word, whose position is *ret_end. Options
@@ -106,6 +107,9 @@ int usage_error(const struct cli *cli, const char *format, ...) _printf_(2, 3);
 int failure(int code, struct reseat_error **error);
 /* A reseat_note_fn; `userdata` is the struct cli. */
 void note(void *userdata, const char *sentence);
+
+/* Lines on standard output, indented after the first like the text; control characters made harmless. */
+void printf_harmless(const char *format, ...) _printf_(1, 2);
 
 struct table_column {
     const char *name;

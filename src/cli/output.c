@@ -85,6 +85,24 @@ void message(const char *format, ...)
     va_end(arguments);
 }
 
+void printf_harmless(const char *format, ...)
+{
+    va_list arguments;
+    char *text = NULL;
+    va_start(arguments, format);
+    int length = vasprintf(&text, format, arguments);
+    va_end(arguments);
+    if (length < 0)
+        return;
+    char *rest = text;
+    const char *indent = "";
+    for (char *line; (line = strsep(&rest, "\n")); indent = "    ") {
+        make_harmless(line);
+        printf("%s%s\n", indent, line);
+    }
+    free(text);
+}
+
 int usage_error(const struct cli *cli, const char *format, ...)
 {
     va_list arguments;

@@ -228,6 +228,63 @@ struct reseat_restore_result {
 RESEAT_API int reseat_restore(const char *dir, const struct reseat_restore_options *options,
                               struct reseat_restore_result *ret_result, struct reseat_error **ret_error);
 
+/* ---- plan ---- */
+
+/* What becomes of something in a restore. */
+enum reseat_fate {
+    RESEAT_KEPT = 0,      /* the very same object */
+    RESEAT_RECREATED = 1, /* a new object with the same state */
+    RESEAT_DEGRADED = 2,  /* less state; `why` says which */
+    RESEAT_LOST = 3,      /* nothing can be put there */
+};
+RESEAT_API const char *reseat_fate_name(enum reseat_fate fate); /* "kept", "recreated", … */
+
+struct reseat_prospect {
+    enum reseat_fate fate;
+    const char *why; /* a sentence or several lines; NULL: nothing to say */
+};
+
+/* One selector: what a restore from the twin (live) and one from the image alone (cold) make of it. */
+struct reseat_plan_row {
+    unsigned selector;
+    const char *kind, *object, *name; /* as in struct reseat_capability */
+    struct reseat_prospect live, cold;
+};
+
+enum reseat_restore_kind { RESEAT_LIVE_RESTORE = 1 << 0, RESEAT_COLD_RESTORE = 1 << 1 };
+
+/* Something that is not about one selector: threads, timers, children, … */
+struct reseat_plan_item {
+    unsigned restores; /* enum reseat_restore_kind: which it concerns */
+    enum reseat_fate fate;
+    int is_note; /* worth saying, but stops nobody */
+    const char *sentence;
+};
+
+struct reseat_plan {
+    pid_t pid;
+    int is_copy; /* the live column is about the copy form: the process runs on */
+    /* Why there can be no such restore, or no checkpoint for it, as things are now; NULL: there can. */
+    const char *live_blocked, *cold_blocked;
+    struct reseat_plan_row *rows; /* by selector */
+    size_t row_count;
+    struct reseat_plan_item *items;
+    size_t item_count;
+};
+
+enum reseat_plan_flags {
+    RESEAT_PLAN_LEAVE_RUNNING = 1 << 0, /* for a checkpoint that leaves the process running */
+};
+
+/* What a checkpoint of live process `pid` and its restore would bring back. Neither stops the process nor
+ * changes anything in it, also when it is traced by somebody else. */
+RESEAT_API int reseat_plan(pid_t pid, unsigned flags, struct reseat_plan **ret_plan,
+                           struct reseat_error **ret_error);
+/* The same of a checkpoint that has been taken. */
+RESEAT_API int reseat_plan_restore(const char *dir, struct reseat_plan **ret_plan,
+                                   struct reseat_error **ret_error);
+RESEAT_API void reseat_plan_free(struct reseat_plan *plan);
+
 /* ---- verify, list, drop ---- */
 
 struct reseat_difference {
