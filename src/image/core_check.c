@@ -405,7 +405,7 @@ int core_check_snapshot(const struct snapshot *snapshot, struct reseat_error **r
 {
     static int (*const checks[])(const struct snapshot *, struct reseat_error **) = {
         check_timers,    check_regions, check_owners,    check_locks,        check_positions,
-        check_interests, check_reopens, core_check_vmas, core_check_extents,
+        check_interests, check_reopens, core_check_vmas, core_check_extents, core_check_objects,
     };
     int r = check_process(&snapshot->process, ret_error);
     if (r < 0)

@@ -149,6 +149,9 @@ const uint32_t *number_set_sort(struct number_set *set);
 int core_check_vmas(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_extents(const struct snapshot *snapshot, struct reseat_error **ret_error);
 
+/* core_check_objects.c */
+int core_check_objects(const struct snapshot *snapshot, struct reseat_error **ret_error);
+
 /* ---- directory.c: names, entries, and writing one file ---- */
 
 #define DIRECTORY_SUFFIX_BYTES    6 /* of a temporary name */

@@ -1,5 +1,6 @@
 /* The list of kinds, in the order in which they are asked, and what several of them share. A new kind is one
  * file in kinds/ and one line here. */
+#include "object/durable.h"
 #include "object/kinds.h"
 
 #include <errno.h>
@@ -31,6 +32,15 @@ const struct object_kind *object_kind_of(const struct object_sight *sight)
             return kinds[i];
     }
     return &kind_anonymous;
+}
+
+const struct object_kind *object_kind_by_name(const char *name)
+{
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        if (strcmp(kinds[i]->name, name) == 0)
+            return kinds[i];
+    }
+    return NULL;
 }
 
 int describe_as(char **ret_name, const char *format, ...)

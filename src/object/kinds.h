@@ -14,6 +14,9 @@ extern const struct object_kind kind_eventfd, kind_timerfd, kind_signalfd, kind_
 extern const struct object_kind kind_fanotify, kind_pidfd, kind_namespace, kind_io_uring, kind_bpf, kind_perf;
 extern const struct object_kind kind_userfaultfd, kind_kvm, kind_anonymous;
 
+/* How those that can be made anew are: kinds/NAME_durable.c. */
+extern const struct object_durable file_durable, device_durable, pipe_durable, fifo_durable;
+
 /* Name from a format: 0 or -ENOMEM. */
 int describe_as(char **ret_name, const char *format, ...) _printf_(2, 3);
 /* "read end", "write end", "both ends" of something with two ends. */

@@ -59,6 +59,9 @@ struct object_kind {
     uint64_t (*distinguish)(const struct object_sight *sight);
     /* Optional: which end of what it is. Leaves *ret_end as it is if there is no other. */
     void (*find_end)(const struct object_sight *sight, struct object_end *ret_end);
+    /* How it gets into a durable image and out of it (durable.h); NULL: not at all, a cold restore loses it.
+     */
+    const struct object_durable *durable;
 };
 
 /* The kind of what is seen; never NULL. */
@@ -153,3 +156,84 @@ int object_add_interests(int proc_fd, int epoll, struct snapshot *snapshot);
 /* Adds to the snapshot what the capabilities of a sleeping twin need in the process that is restored from it
  * (`interests`, `reopens`), although the objects stay the same; and how many there are. */
 int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_error **ret_error);
+
+/* ---- the durable image: capture.c, judge.c, recreate.c ----
+ * The order of a cold restore: object_judge_cold() and the refusal, object_recreate(), then the process is
+ * made, object_recreate_late(), every row of `capabilities` is installed, and process_rebuild() does from
+ * inside what Reseat cannot do: it finds it in `interests`, `positions`, `owners`, `locks` and `reopens`. */
+
+/* Fills `objects` (each object once, also those in flight inside unix sockets), `capabilities` (a row a
+ * selector; aliases share an object) and, where they are not there yet, `interests`. `pd` is the twin, or the
+ * process itself; `snapshot->process.pid` must already name the process that the snapshot is of. Everything
+ * is read through capabilities got by request: no queue is emptied, no position moved. */
+int object_capture(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error);
+/* The same without contents, only for object_judge_cold(): quick, whatever the files and queues hold. */
+int object_capture_outline(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error);
+/* After object_capture(): the id of the object behind a mapping (memfd, deleted file), which may have no
+ * selector any more; it is added if it is not there. `fd`: ours, open on /proc/PID/map_files/START-END. */
+int object_capture_mapped(struct native_pd *pd, int fd, struct snapshot *snapshot, object_id_t *ret_object,
+                          struct reseat_error **ret_error);
+
+enum object_fate {
+    OBJECT_KEPT,      /* the very same object: it was given */
+    OBJECT_RECREATED, /* a new object with the same state */
+    OBJECT_DEGRADED,  /* a new object with less state */
+    OBJECT_LOST,      /* nothing can be put there */
+};
+
+/* A capability that somebody still holds (a twin, core): the object of that id is not made anew. */
+struct object_given {
+    object_id_t object;
+    native_cap_t cap;
+};
+
+struct object_options {
+    const struct object_given *given;
+    size_t given_count;
+    const object_id_t
+        *unwanted; /* something else will be put at all its selectors: neither judged nor made */
+    size_t unwanted_count;
+    bool allows_degraded, allows_lost; /* else -EREMOTEIO and the sentence of the first such capability */
+    /* Files are opened, sockets bound and so on with the rights of this user (only root can choose; 0: with
+     * ours): whoever owns an image must not get at more through it than without it. */
+    uid_t uid;
+    gid_t gid;
+};
+
+/* What a cold restore makes of one capability. */
+struct object_verdict {
+    selector_t selector;
+    object_id_t object;
+    enum object_fate fate;
+    char *sentence; /* why it is degraded or lost; NULL: nothing to say */
+};
+
+struct object_verdicts {
+    struct object_verdict *items; /* in the order of `capabilities` */
+    size_t count;
+};
+
+void object_verdicts_free(struct object_verdicts *verdicts); /* cleanup function */
+
+/* What would become of each capability of the snapshot here and now. Checks the state of all objects first
+ * (the image may be hostile): -EBADMSG. Changes nothing. `options` may be NULL. */
+int object_judge_cold(const struct snapshot *snapshot, const struct object_options *options,
+                      struct object_verdicts *ret_verdicts, struct reseat_error **ret_error);
+
+/* A native capability for each object. */
+struct object_set {
+    native_cap_t
+        *caps;    /* caps[id], close-on-exec; NATIVE_CAP_INVALID: unwanted, or not there yet (see late) */
+    size_t count; /* highest id + 1 */
+};
+
+void object_set_end(struct object_set *set); /* cleanup function */
+
+/* Makes all objects, in our own process. Lost ones, if they are allowed, are a placeholder on which every
+ * operation fails with EBADF. Also prepares the snapshot for process_rebuild(): actions of `interests`,
+ * `positions` for O_ASYNC, `reopens` (whose capabilities are not in the set: nothing is to be installed). */
+int object_recreate(struct snapshot *snapshot, const struct object_options *options,
+                    struct object_set *ret_set, struct reseat_error **ret_error);
+/* Makes those that need the restored process to be there (a pidfd on itself). `pid`: its number here. */
+int object_recreate_late(struct object_set *set, const struct snapshot *snapshot, pid_t pid,
+                         struct reseat_error **ret_error);

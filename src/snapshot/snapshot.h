@@ -161,6 +161,8 @@ struct snapshot_interest {
     uint32_t events;
     uint32_t action; /* found out at the restore; 0 in a file */
     uint64_t data;
+    uint32_t object; /* durable images: what it watches, an id in the object table; 0: not known */
+    uint32_t reserved;
 };
 
 /* A descriptor on a procfs file of the process itself: opened again in the restored process. */
@@ -239,7 +241,12 @@ struct snapshot_capability {
     uint32_t reserved;
 };
 
-/* The object table: each object once, whoever holds it. */
+enum snapshot_object_flags {
+    SNAPSHOT_OBJECT_DEGRADED = 1 << 0, /* found at the capture: will be made anew with less state */
+    SNAPSHOT_OBJECT_LOST = 1 << 1,     /* cannot be made anew */
+};
+
+/* The object table: each object once, whoever holds it. Ids are 1, 2, 3, … in the order of the rows. */
 struct snapshot_object {
     uint32_t id;                         /* from 1 */
     uint32_t status_flags;               /* O_* with the access mode */
@@ -248,8 +255,9 @@ struct snapshot_object {
     uint64_t state_offset, state_length; /* in blobs: what its kind captured (docs/image.md) */
     uint32_t device_major, device_minor;
     uint64_t inode;
-    uint32_t flags; /* private to the object room */
-    uint32_t reserved;
+    uint32_t flags;         /* enum snapshot_object_flags */
+    uint32_t mode;          /* st_mode */
+    uint64_t reason_offset; /* in blobs: why it was found degraded or lost, NUL-terminated */
 };
 
 /* What the process does with a signal: struct sigaction of the kernel. */

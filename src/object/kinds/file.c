@@ -31,9 +31,19 @@ static bool match_file(const struct object_sight *sight)
     return link_is_path(sight) && (S_ISREG(sight->stat.mode) || sight->stat.mode == 0);
 }
 
-const struct object_kind kind_path = {.name = "path", .match = match_path, .describe = describe_path};
+const struct object_kind kind_path = {.name = "path",
+                                      .match = match_path,
+                                      .describe = describe_path,
+                                      .durable = &file_durable};
 const struct object_kind kind_directory = {.name = "directory",
                                            .match = match_directory,
-                                           .describe = describe_path};
-const struct object_kind kind_device = {.name = "device", .match = match_device, .describe = describe_path};
-const struct object_kind kind_file = {.name = "file", .match = match_file, .describe = describe_path};
+                                           .describe = describe_path,
+                                           .durable = &file_durable};
+const struct object_kind kind_device = {.name = "device",
+                                        .match = match_device,
+                                        .describe = describe_path,
+                                        .durable = &device_durable};
+const struct object_kind kind_file = {.name = "file",
+                                      .match = match_file,
+                                      .describe = describe_path,
+                                      .durable = &file_durable};

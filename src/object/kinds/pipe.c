@@ -31,8 +31,10 @@ static void find_pipe_end(const struct object_sight *sight, struct object_end *r
 const struct object_kind kind_pipe = {.name = "pipe",
                                       .match = match_pipe,
                                       .describe = describe_pipe,
-                                      .find_end = find_pipe_end};
+                                      .find_end = find_pipe_end,
+                                      .durable = &pipe_durable};
 const struct object_kind kind_fifo = {.name = "fifo",
                                       .match = match_fifo,
                                       .describe = describe_pipe,
-                                      .find_end = find_pipe_end};
+                                      .find_end = find_pipe_end,
+                                      .durable = &fifo_durable};

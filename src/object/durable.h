@@ -1,0 +1,148 @@
+/* How the kinds get into a durable image and out of it. Private to the object room.
+ *
+ * A kind says what it needs in a *state*, a blob with a fixed layout of its own (docs/image.md), which begins
+ * with a struct and may have text and bytes behind it. Capture writes it; check decides whether every length
+ * and reference in it is one (the image is hostile); judge says what a restore would make of it here;
+ * recreate makes the object, in our own process; complete does what needs all objects to be there: queues
+ * with descriptors in flight, locks. What belongs together (the ends of a pipe, a pair of sockets) is made by
+ * whichever of them comes first. */
+#pragma once
+
+#include "object/object.h"
+#include "snapshot/snapshot.h"
+
+/* ---- capture ---- */
+
+struct capturing;
+
+/* One object that is being captured. */
+struct object_capture {
+    struct capturing *all;
+    const struct object_sight *sight; /* its first selector, or ours if it is in flight */
+    native_cap_t cap;
+    struct snapshot *snapshot;
+    uint32_t row;         /* of the object in snapshot->objects */
+    bool without_content; /* only an outline is wanted */
+    uint8_t *state;
+    size_t length;
+};
+
+/* Adds to the end of the state. -ENOMEM. */
+int state_add(struct object_capture *capture, const void *data, size_t length);
+/* The object will come back with less state, or not at all; a second, worse finding replaces a first. */
+int capture_degraded(struct object_capture *capture, const char *format, ...) _printf_(2, 3);
+int capture_lost(struct object_capture *capture, const char *format, ...) _printf_(2, 3);
+/* The object that `cap` of ours holds: an id, if need be a new one (then `cap` is kept, and captured later).
+ * For descriptors in flight. */
+int capture_reference(struct object_capture *capture, native_cap_t cap, object_id_t *ret_object,
+                      struct reseat_error **ret_error);
+/* Whether no object before this one, of the same kind or a file, too, has the same inode. */
+bool capture_is_first_of_inode(const struct object_capture *capture);
+pid_t capture_target(const struct object_capture *capture);
+
+/* ---- an object of a snapshot ---- */
+
+struct object_view {
+    const struct snapshot *snapshot;
+    const struct snapshot_object *row;
+    const struct object_kind *kind; /* NULL: unknown */
+    const uint8_t *state;
+    size_t length;
+};
+
+object_id_t view_id(const struct object_view *view);
+struct object_view view_of(const struct snapshot *snapshot, object_id_t object);
+const char *view_kind_name(const struct object_view *view);
+const char *view_name(const struct object_view *view);
+/* The struct at the beginning of the state, what an older, shorter one lacks as zero. */
+void view_read(const struct object_view *view, void *ret_state, size_t length);
+/* -EBADMSG, with kind and object named. */
+int view_bad(const struct object_view *view, struct reseat_error **ret_error, const char *format, ...)
+    _printf_(3, 4);
+/* Whether the state has that many bytes there. */
+bool view_has(const struct object_view *view, uint64_t offset, uint64_t length);
+selector_t
+view_selector(const struct object_view *view); /* the first that holds it, or NATIVE_SELECTOR_END */
+/* Every state of a snapshot: -EBADMSG. */
+int object_check(const struct snapshot *snapshot, struct reseat_error **ret_error);
+bool object_is_unwanted(const struct object_options *options, object_id_t object);
+/* The next object after `after` (0: the first) with the same inode, and the same kind unless they are files;
+ * 0: none. */
+object_id_t view_next_of_inode(const struct object_view *view, object_id_t after);
+
+/* ---- recreate ---- */
+
+struct object_making {
+    struct snapshot *snapshot;
+    const struct object_options *options;
+    struct object_set *set;
+    native_cap_t *held; /* to be closed when all is done: other ends of what has none inside */
+    size_t held_count;
+    uint8_t *states;   /* per object: enum making_state */
+    void *connections; /* private to kinds/socket_tcp.c */
+};
+
+/* Puts a capability that was made into the set; takes it over. */
+void making_put(struct object_making *making, object_id_t object, native_cap_t cap);
+bool making_has(const struct object_making *making, object_id_t object);
+/* Keeps a descriptor until every object is complete; takes it over. */
+int making_hold(struct object_making *making, native_cap_t cap);
+/* Opens what a descriptor of ours is on once more: another object with flags of its own. */
+int making_reopen(native_cap_t cap, unsigned flags);
+/* Status flags that can be set afterwards: O_NONBLOCK, O_APPEND, O_DIRECT, O_NOATIME. */
+int making_set_flags(native_cap_t cap, unsigned flags);
+
+struct object_durable {
+    size_t state_bytes; /* of the struct at the beginning */
+    int (*capture)(struct object_capture *capture, struct reseat_error **ret_error);
+    /* All optional. */
+    int (*check)(const struct object_view *view, struct reseat_error **ret_error);
+    int (*judge)(const struct object_view *view, const struct object_options *options,
+                 enum object_fate *ret_fate, char **ret_sentence);
+    int (*recreate)(struct object_making *making, const struct object_view *view,
+                    struct reseat_error **ret_error);
+    int (*complete)(struct object_making *making, const struct object_view *view, native_cap_t cap,
+                    struct reseat_error **ret_error);
+    int (*late)(const struct object_view *view, pid_t pid, native_cap_t *ret_cap,
+                struct reseat_error **ret_error);
+};
+
+/* The kind of that name, or NULL. */
+const struct object_kind *object_kind_by_name(const char *name);
+
+/* ---- content.c: what is in a file, without its holes ---- */
+
+/* Stands in a state, followed by `run_count` runs and their bytes. */
+struct content_header {
+    uint64_t size; /* of the file */
+    uint32_t run_count;
+    uint32_t reserved;
+};
+
+struct content_run {
+    uint64_t offset, length;
+};
+
+/* Adds the content of a file to the state; too much of it: the object is noted as lost. */
+int content_capture(struct object_capture *capture, native_cap_t cap, struct reseat_error **ret_error);
+/* Whether there is a content at `offset` of the state; where it ends. */
+int content_check(const struct object_view *view, size_t offset, size_t *ret_end,
+                  struct reseat_error **ret_error);
+int content_write(const struct object_view *view, size_t offset, native_cap_t cap);
+
+/* ---- locks.c: flock, OFD locks and leases, which belong to the object ---- */
+
+struct lock_state {
+    int32_t kind; /* enum lock_kind */
+    int32_t type; /* F_RDLCK, F_WRLCK */
+    int64_t start, length;
+};
+
+enum lock_kind { LOCK_FLOCK = 1, LOCK_OFD = 2, LOCK_LEASE = 3 };
+
+/* Adds the locks of the sight to the state; says how many. */
+int locks_capture(struct object_capture *capture, uint32_t *ret_count);
+int locks_check(const struct object_view *view, size_t offset, uint32_t count,
+                struct reseat_error **ret_error);
+int locks_take(const struct object_view *view, size_t offset, uint32_t count, native_cap_t cap,
+               struct reseat_error **ret_error);

@@ -1,0 +1,454 @@
+/* What has a path, in a durable image: files, directories and O_PATH capabilities are opened again by their
+ * path, after a look through O_PATH whether that is still what it was; character devices without a state of
+ * their own by their number. What was deleted carries its content and is made again, without a name.
+ *
+ * The path is resolved without symbolic links (openat2(2), Linux 5.6): the kernel gave it without any, so one
+ * that is there now has been put there since. Files of the process itself below /proc are opened from inside
+ * the restored process (`reopens`). */
+#include "object/durable.h"
+#include "object/kinds.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+
+enum file_flags {
+    FILE_DELETED = 1 << 0,
+    FILE_HAS_CONTENT = 1 << 1,
+    FILE_OWN_PROC = 1 << 2, /* the path is relative to /proc/PID of the process itself */
+};
+
+struct file_state {
+    uint64_t size;
+    int64_t offset; /* -1: cannot be positioned */
+    int64_t modified_ns;
+    uint32_t flags;
+    uint32_t uid, gid;
+    uint32_t special_major, special_minor;
+    uint32_t path_length; /* of the text behind this, with its NUL */
+    uint32_t lock_count;  /* struct lock_state, behind the text at a multiple of 8 */
+    uint32_t reserved;
+    /* then, with FILE_HAS_CONTENT, a struct content_header */
+};
+
+#define ALIGN_8(number) (((number) + 7) & ~(size_t)7)
+/* What open(2) is given again. */
+#define OPEN_FLAGS (O_ACCMODE | O_APPEND | O_NONBLOCK | O_SYNC | O_DIRECT | O_NOATIME | O_DIRECTORY | O_PATH)
+
+static const char suffix[] = " (deleted)";
+
+/* ---- capture ---- */
+
+static int64_t offset_of(const struct object_capture *capture)
+{
+    const struct snapshot *snapshot = capture->snapshot;
+    for (size_t i = 0; i < snapshot->positions_count; i++) /* noted in the stop */
+        if (snapshot->positions[i].selector == capture->sight->selector)
+            return snapshot->positions[i].offset;
+    return lseek(capture->cap, 0, SEEK_CUR);
+}
+
+/* A name that ends in " (deleted)" may also be the whole name of a file that is there. */
+static bool is_deleted(const struct object_sight *sight, const struct stat *stat)
+{
+    struct stat now;
+    if (stat->st_nlink == 0)
+        return true;
+    return link_is_deleted(sight) &&
+           (lstat(sight->link, &now) < 0 || now.st_ino != stat->st_ino || now.st_dev != stat->st_dev);
+}
+
+/* Behind "/proc/PID" of the process or its twin; NULL: somewhere else. */
+static const char *path_of_own_proc(const struct object_capture *capture)
+{
+    pid_t own[] = {capture_target(capture), native_pd_id(capture->sight->pd)};
+    for (size_t i = 0; i < COUNT_OF(own); i++) {
+        char prefix[32];
+        size_t length = (size_t)snprintf(prefix, sizeof prefix, "/proc/%d", own[i]);
+        if (starts_with(capture->sight->link, prefix) && strchr("/ ", capture->sight->link[length]))
+            return capture->sight->link + length + (capture->sight->link[length] == '/');
+    }
+    return NULL;
+}
+
+static int add_path(struct object_capture *capture, struct file_state *state, const char *path)
+{
+    size_t length = strlen(path);
+    bool has_suffix = length >= sizeof suffix && strcmp(path + length - (sizeof suffix - 1), suffix) == 0;
+    if (has_suffix && (state->flags & (FILE_DELETED | FILE_OWN_PROC)))
+        length -= sizeof suffix - 1;
+    static const uint8_t zeros[8];
+    state->path_length = (uint32_t)length + 1;
+    int r = state_add(capture, path, length);
+    return r < 0 ? r : state_add(capture, zeros, ALIGN_8(length + 1) - length);
+}
+
+static void note_stat(struct file_state *state, const struct stat *stat)
+{
+    state->size = (uint64_t)stat->st_size;
+    state->modified_ns = stat->st_mtim.tv_sec * INT64_C(1000000000) + stat->st_mtim.tv_nsec;
+    state->uid = stat->st_uid;
+    state->gid = stat->st_gid;
+    state->special_major = major(stat->st_rdev);
+    state->special_minor = minor(stat->st_rdev);
+}
+
+static int capture_deleted(struct object_capture *capture, struct file_state *state, const struct stat *stat,
+                           struct reseat_error **ret_error)
+{
+    if (S_ISDIR(stat->st_mode))
+        return 0;
+    if (!S_ISREG(stat->st_mode))
+        return capture_lost(capture, "it has no path any more");
+    if (!capture_is_first_of_inode(capture))
+        return 0;
+    state->flags |= FILE_HAS_CONTENT;
+    int r = content_capture(capture, capture->cap, ret_error);
+    if (r == 0 && stat->st_nlink > 0)
+        r = capture_degraded(capture, "its name is gone, but it has another one that cannot be found out: it "
+                                      "comes back as a file of its own, with the same content");
+    return r;
+}
+
+static int capture_file(struct object_capture *capture, struct reseat_error **ret_error)
+{
+    struct file_state state = {.offset = offset_of(capture)};
+    struct stat stat;
+    const char *own = path_of_own_proc(capture);
+    if (fstat(capture->cap, &stat) < 0)
+        return error_errno(ret_error, -errno, "looking at a file");
+    if (!link_is_path(capture->sight))
+        return capture_lost(capture, "it has no path");
+    note_stat(&state, &stat);
+    state.flags = own ? FILE_OWN_PROC : is_deleted(capture->sight, &stat) ? FILE_DELETED : 0;
+    int r = state_add(capture, &state, sizeof state);
+    if (r == 0)
+        r = add_path(capture, &state, own ? own : capture->sight->link);
+    if (r == 0)
+        r = locks_capture(capture, &state.lock_count);
+    if (r == 0 && (state.flags & FILE_DELETED))
+        r = capture_deleted(capture, &state, &stat, ret_error);
+    memcpy(capture->state, &state, sizeof state);
+    return r;
+}
+
+/* ---- check ---- */
+
+static struct file_state state_of(const struct object_view *view)
+{
+    struct file_state state;
+    view_read(view, &state, sizeof state);
+    return state;
+}
+
+static const char *path_of(const struct object_view *view)
+{
+    return (const char *)view->state + sizeof(struct file_state);
+}
+
+static size_t locks_offset(const struct file_state *state)
+{
+    return ALIGN_8(sizeof *state + state->path_length);
+}
+
+static size_t content_offset(const struct file_state *state)
+{
+    return locks_offset(state) + state->lock_count * sizeof(struct lock_state);
+}
+
+static bool has_parent_steps(const char *path)
+{
+    for (const char *part = path; (part = strstr(part, "..")); part += 2)
+        if ((part == path || part[-1] == '/') && (part[2] == '/' || part[2] == '\0'))
+            return true;
+    return false;
+}
+
+static int check_file(const struct object_view *view, struct reseat_error **ret_error)
+{
+    struct file_state state = state_of(view);
+    const char *path = path_of(view);
+    if (state.path_length == 0 || state.path_length > 4096 ||
+        !view_has(view, sizeof state, state.path_length) || path[state.path_length - 1] != '\0' ||
+        strlen(path) != state.path_length - 1)
+        return view_bad(view, ret_error, "its path is none");
+    bool is_own = state.flags & FILE_OWN_PROC;
+    if ((path[0] == '/') == is_own || has_parent_steps(path) || (is_own && state.path_length > 128))
+        return view_bad(view, ret_error, "its path leads somewhere else");
+    int r = locks_check(view, locks_offset(&state), state.lock_count, ret_error);
+    size_t end;
+    if (r == 0 && (state.flags & FILE_HAS_CONTENT))
+        r = content_check(view, content_offset(&state), &end, ret_error);
+    return r;
+}
+
+/* ---- judge ---- */
+
+static bool is_stateless_device(unsigned device_major, unsigned device_minor)
+{
+    static const struct {
+        unsigned major, minor;
+    } devices[] = {{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {10, 232}}; /* null zero full random urandom kvm */
+    for (size_t i = 0; i < COUNT_OF(devices); i++)
+        if (devices[i].major == device_major && devices[i].minor == device_minor)
+            return true;
+    return false;
+}
+
+/* A place in the tree, without symbolic links on the way, and without touching what is there. */
+static int open_place(const char *path, unsigned flags)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW | flags,
+                           .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+    long fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+    return fd < 0 ? -errno : (int)fd;
+}
+
+static int judge_found(const struct object_view *view, const struct file_state *state,
+                       const struct stat *stat, enum object_fate *ret_fate, char **ret_sentence)
+{
+    if ((stat->st_mode & S_IFMT) != (view->row->mode & S_IFMT)) {
+        *ret_fate = OBJECT_LOST;
+        return describe_as(ret_sentence, "there is something else at its path now");
+    }
+    bool is_device = S_ISCHR(stat->st_mode) || S_ISBLK(stat->st_mode);
+    if (is_device &&
+        (major(stat->st_rdev) != state->special_major || minor(stat->st_rdev) != state->special_minor)) {
+        *ret_fate = OBJECT_LOST;
+        return describe_as(ret_sentence, "there is another device at its path now");
+    }
+    bool is_same_size = (uint64_t)stat->st_size == state->size;
+    bool may_grow = (view->row->status_flags & O_APPEND) && (uint64_t)stat->st_size > state->size;
+    if (!S_ISREG(stat->st_mode) || is_same_size || may_grow || (view->row->status_flags & O_PATH))
+        return 0;
+    *ret_fate = OBJECT_DEGRADED;
+    return describe_as(ret_sentence,
+                       "the file has changed since: it had %llu bytes and has %llu; the process would "
+                       "go on with another content than it knows",
+                       (unsigned long long)state->size, (unsigned long long)stat->st_size);
+}
+
+static int judge_file(const struct object_view *view, const struct object_options *options,
+                      enum object_fate *ret_fate, char **ret_sentence)
+{
+    (void)options;
+    struct file_state state = state_of(view);
+    struct stat stat;
+    if (state.flags & (FILE_DELETED | FILE_OWN_PROC))
+        return 0;
+    _cleanup_close_ int place = open_place(path_of(view), 0);
+    if (place < 0 || fstat(place, &stat) < 0) {
+        *ret_fate = OBJECT_LOST;
+        return describe_as(ret_sentence,
+                           place == -ELOOP ? "a symbolic link has been put into its path since"
+                                           : "it cannot be found at its path any more (%s)",
+                           strerror(place < 0 ? -place : errno));
+    }
+    return judge_found(view, &state, &stat, ret_fate, ret_sentence);
+}
+
+static int judge_device(const struct object_view *view, const struct object_options *options,
+                        enum object_fate *ret_fate, char **ret_sentence)
+{
+    struct file_state state = state_of(view);
+    if (S_ISCHR(view->row->mode) && is_stateless_device(state.special_major, state.special_minor))
+        return judge_file(view, options, ret_fate, ret_sentence);
+    *ret_fate = OBJECT_LOST;
+    return describe_as(ret_sentence,
+                       "device %u:%u has a state that only the driver knows, and opening it "
+                       "could have effects",
+                       state.special_major, state.special_minor);
+}
+
+/* ---- recreate: what is there ---- */
+
+static int put_again(struct object_making *making, const struct object_view *view, native_cap_t source,
+                     struct reseat_error **ret_error)
+{
+    struct file_state state = state_of(view);
+    int cap = making_reopen(source, view->row->status_flags & OPEN_FLAGS);
+    if (cap < 0)
+        return error_errno(ret_error, cap, "opening %s", path_of(view));
+    making_put(making, view_id(view), cap);
+    if (state.offset > 0 && lseek(cap, state.offset, SEEK_SET) < 0 && errno != ESPIPE)
+        return error_errno(ret_error, -errno, "putting its position back");
+    return 0;
+}
+
+/* Opened from inside the restored process; here it stays without a capability. */
+static int note_reopen(struct object_making *making, const struct object_view *view)
+{
+    struct file_state state = state_of(view);
+    struct snapshot *snapshot = making->snapshot;
+    uint64_t path_offset;
+    _cleanup_free_ char *path = strdup(path_of(view));
+    if (!path || snapshot_add_blob(snapshot, path, strlen(path) + 1, &path_offset) < 0)
+        return -ENOMEM;
+    unsigned flags = snapshot->objects[view->row - view->snapshot->objects].status_flags;
+    object_id_t id = view_id(view);
+    selector_t first = view_selector(view);
+    for (size_t i = 0; i < snapshot->capabilities_count; i++) {
+        const struct snapshot_capability *capability = &snapshot->capabilities[i];
+        struct snapshot_reopen *row;
+        if (capability->object != id)
+            continue;
+        if (!(row = array_append(snapshot->reopens, snapshot->reopens_count)))
+            return -ENOMEM;
+        *row = (struct snapshot_reopen){.selector = capability->selector,
+                                        .status_flags = flags & OPEN_FLAGS,
+                                        .descriptor_flags = capability->flags,
+                                        .alias_of = first,
+                                        .offset = state.offset,
+                                        .path_offset = path_offset};
+    }
+    return 0;
+}
+
+static int open_again(struct object_making *making, const struct object_view *view,
+                      struct reseat_error **ret_error)
+{
+    bool is_place = view->row->status_flags & O_PATH;
+    unsigned flags = is_place ? view->row->status_flags & (O_DIRECTORY | O_NOFOLLOW) : 0;
+    _cleanup_close_ int place = open_place(path_of(view), flags);
+    struct stat stat;
+    if (place < 0 || fstat(place, &stat) < 0)
+        return error_errno(ret_error, place < 0 ? place : -errno, "looking for %s", path_of(view));
+    enum object_fate fate = OBJECT_RECREATED;
+    _cleanup_free_ char *sentence = NULL;
+    struct file_state state = state_of(view);
+    int r = judge_found(view, &state, &stat, &fate, &sentence);
+    if (r < 0 || fate == OBJECT_LOST) /* it has changed since the judgement: nothing is opened blindly */
+        return error_set(ret_error, r < 0 ? r : -ESTALE, "%s", sentence ? sentence : "out of memory");
+    if (!is_place)
+        return put_again(making, view, place, ret_error);
+    making_put(making, view_id(view), TAKE_FD(place));
+    return 0;
+}
+
+/* ---- recreate: what was deleted ---- */
+
+/* The directory of a path, and the name in it. */
+static int open_parent(const char *path, const char **ret_name)
+{
+    const char *slash = strrchr(path, '/');
+    char parent[4096];
+    snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    *ret_name = slash + 1;
+    return open_place(parent, O_DIRECTORY);
+}
+
+/* A new file that has had this name, if the name is free, so that it shows; another one if it is not. */
+static int make_nameless_file(const char *path)
+{
+    const char *name;
+    _cleanup_close_ int parent = open_parent(path, &name);
+    int fd = parent < 0 ? -1 : openat(parent, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd >= 0) {
+        unlinkat(parent, name, 0);
+        return fd;
+    }
+    char own_parent[32];
+    snprintf(own_parent, sizeof own_parent, "/proc/self/fd/%d", parent);
+    if (parent >= 0)
+        fd = open(own_parent, O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+    if (fd < 0)
+        fd = open("/tmp", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+    return fd < 0 ? -errno : fd;
+}
+
+static int make_nameless_directory(const char *path)
+{
+    const char *name;
+    _cleanup_close_ int parent = open_parent(path, &name);
+    if (parent < 0)
+        return parent;
+    if (mkdirat(parent, name, 0700) < 0)
+        return -errno;
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int r = fd < 0 ? -errno : fd;
+    unlinkat(parent, name, AT_REMOVEDIR);
+    return r;
+}
+
+/* Owner and times are as they were if we may; the mode always is. */
+static int give_attributes(const struct object_view *view, const struct file_state *state, int fd)
+{
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
+                                {.tv_sec = state->modified_ns / 1000000000,
+                                 .tv_nsec = (state->modified_ns % 1000000000 + 1000000000) % 1000000000}};
+    (void)!fchown(fd, state->uid, state->gid);
+    futimens(fd, times);
+    /* No set-user-id bit from an image. */
+    return fchmod(fd, view->row->mode & 01777) < 0 ? -errno : 0;
+}
+
+/* All objects on one deleted file are made from the first, which has the content. */
+static int make_deleted(struct object_making *making, const struct object_view *view,
+                        struct reseat_error **ret_error)
+{
+    struct object_view first = view_of(making->snapshot, view_next_of_inode(view, 0));
+    struct file_state state = state_of(&first);
+    bool is_directory = S_ISDIR(view->row->mode);
+    if (!is_directory && !(state.flags & FILE_HAS_CONTENT))
+        return view_bad(view, ret_error, "nobody has the content of the deleted file");
+    _cleanup_close_ int source = -EBADF;
+    if (making->set->caps[view_id(&first)] != NATIVE_CAP_INVALID) /* it was given */
+        source = fcntl(making->set->caps[view_id(&first)], F_DUPFD_CLOEXEC, 0);
+    else if (is_directory)
+        source = make_nameless_directory(path_of(view));
+    else
+        source = make_nameless_file(path_of(view));
+    if (source < 0)
+        return error_errno(ret_error, source, "making %s again, which was deleted", path_of(view));
+    int r = 0;
+    if (making->set->caps[view_id(&first)] == NATIVE_CAP_INVALID) {
+        r = is_directory ? 0 : content_write(&first, content_offset(&state), source);
+        if (r == 0)
+            r = give_attributes(&first, &state, source);
+        if (r < 0)
+            return error_errno(ret_error, r, "writing %s again, which was deleted", path_of(view));
+    }
+    for (object_id_t id = view_id(&first); r == 0 && id; id = view_next_of_inode(view, id)) {
+        struct object_view one = view_of(making->snapshot, id);
+        if (!making_has(making, id) && !object_is_unwanted(making->options, id))
+            r = put_again(making, &one, source, ret_error);
+    }
+    return r;
+}
+
+static int recreate_file(struct object_making *making, const struct object_view *view,
+                         struct reseat_error **ret_error)
+{
+    struct file_state state = state_of(view);
+    if (state.flags & FILE_OWN_PROC)
+        return note_reopen(making, view);
+    return state.flags & FILE_DELETED ? make_deleted(making, view, ret_error)
+                                      : open_again(making, view, ret_error);
+}
+
+static int complete_file(struct object_making *making, const struct object_view *view, native_cap_t cap,
+                         struct reseat_error **ret_error)
+{
+    (void)making;
+    struct file_state state = state_of(view);
+    return locks_take(view, locks_offset(&state), state.lock_count, cap, ret_error);
+}
+
+const struct object_durable file_durable = {
+    .state_bytes = sizeof(struct file_state),
+    .capture = capture_file,
+    .check = check_file,
+    .judge = judge_file,
+    .recreate = recreate_file,
+    .complete = complete_file,
+};
+const struct object_durable device_durable = {
+    .state_bytes = sizeof(struct file_state),
+    .capture = capture_file,
+    .check = check_file,
+    .judge = judge_device,
+    .recreate = recreate_file,
+};

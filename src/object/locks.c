@@ -1,0 +1,102 @@
+/* Locks that belong to an object, and so are the image's to carry: flock(2), open file description locks and
+ * leases (fcntl(2)). fdinfo lists those of the description that it is about (proc_pid_fdinfo(5), "lock:").
+ * POSIX record locks belong to the process and stand in `locks` of the snapshot. A lock that somebody else
+ * has taken meanwhile is an error. */
+#include "object/durable.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+
+/* "lock:	1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF". */
+static bool parse_lock(const char *line, struct lock_state *ret_lock)
+{
+    char kind[16], mode[16], access[16], end[24];
+    long long start;
+    if (sscanf(line, "lock: %*d: %15s %15s %15s %*d %*s %lld %23s", kind, mode, access, &start, end) != 5)
+        return false;
+    int lock_kind = strcmp(kind, "FLOCK") == 0    ? LOCK_FLOCK
+                    : strcmp(kind, "OFDLCK") == 0 ? LOCK_OFD
+                    : strcmp(kind, "LEASE") == 0  ? LOCK_LEASE
+                                                  : 0;
+    *ret_lock = (struct lock_state){
+        .kind = lock_kind,
+        .type = strcmp(access, "WRITE") == 0 ? F_WRLCK : F_RDLCK,
+        .start = start,
+        .length = strcmp(end, "EOF") == 0 ? 0 : strtoll(end, NULL, 10) - start + 1,
+    };
+    return lock_kind != 0;
+}
+
+int locks_capture(struct object_capture *capture, uint32_t *ret_count)
+{
+    uint32_t count = 0;
+    int r = 0;
+    for (const char *line = capture->sight->info; r == 0 && (line = strstr(line, "lock:")); line += 5) {
+        struct lock_state lock;
+        if (!parse_lock(line, &lock))
+            continue;
+        r = state_add(capture, &lock, sizeof lock);
+        count++;
+    }
+    *ret_count = count;
+    return r;
+}
+
+static struct lock_state read_lock(const struct object_view *view, size_t offset, size_t index)
+{
+    struct lock_state lock;
+    memcpy(&lock, view->state + offset + index * sizeof lock, sizeof lock);
+    return lock;
+}
+
+int locks_check(const struct object_view *view, size_t offset, uint32_t count,
+                struct reseat_error **ret_error)
+{
+    if (!view_has(view, offset, (uint64_t)count * sizeof(struct lock_state)))
+        return view_bad(view, ret_error, "%u locks are cut off", count);
+    for (size_t i = 0; i < count; i++) {
+        struct lock_state lock = read_lock(view, offset, i);
+        bool is_range = lock.start >= 0 && lock.length >= 0 && lock.length <= INT64_MAX - lock.start;
+        if (lock.kind < LOCK_FLOCK || lock.kind > LOCK_LEASE || !is_range ||
+            (lock.type != F_RDLCK && lock.type != F_WRLCK))
+            return view_bad(view, ret_error, "lock %zu is none", i);
+    }
+    return 0;
+}
+
+static int take_lock(native_cap_t cap, const struct lock_state *lock)
+{
+    struct flock range = {.l_type = (short)lock->type,
+                          .l_whence = SEEK_SET,
+                          .l_start = lock->start,
+                          .l_len = lock->length};
+    int r;
+    if (lock->kind == LOCK_FLOCK)
+        r = flock(cap, (lock->type == F_WRLCK ? LOCK_EX : LOCK_SH) | LOCK_NB);
+    else if (lock->kind == LOCK_OFD)
+        r = fcntl(cap, F_OFD_SETLK, &range);
+    else
+        r = fcntl(cap, F_SETLEASE, lock->type);
+    return r < 0 ? -errno : 0;
+}
+
+int locks_take(const struct object_view *view, size_t offset, uint32_t count, native_cap_t cap,
+               struct reseat_error **ret_error)
+{
+    static const char *const words[] = {
+        [LOCK_FLOCK] = "flock", [LOCK_OFD] = "OFD lock", [LOCK_LEASE] = "lease"};
+    for (size_t i = 0; i < count; i++) {
+        struct lock_state lock = read_lock(view, offset, i);
+        int r = take_lock(cap, &lock);
+        if (r == -EAGAIN || r == -EACCES)
+            return error_set(ret_error, -EBUSY,
+                             "its %s cannot be taken again: somebody else has taken one on that file "
+                             "meanwhile (see /proc/locks)",
+                             words[lock.kind]);
+        if (r < 0)
+            return error_errno(ret_error, r, "taking its %s again", words[lock.kind]);
+    }
+    return 0;
+}

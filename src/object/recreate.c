@@ -1,0 +1,309 @@
+/* Objects of a snapshot made anew, in our own process, each once.
+ *
+ * First everything is judged; what is not allowed ends it before anything is made. Then the objects are made
+ * in the order of their ids; what belongs together is made by the first of it. When all are there, each is
+ * completed: queues are filled (descriptors in flight may be any object, also one that came later, so no
+ * order could do without this second pass), locks are taken. Whose other end nobody has inside loses it at
+ * last, when what was held for the making is closed: then it sees what it would have seen of a peer that
+ * died. */
+#include "object/durable.h"
+#include "object/kinds.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/fsuid.h>
+#include <sys/syscall.h>
+
+enum making_state { MAKING_NOTHING = 0, MAKING_MADE, MAKING_GIVEN, MAKING_LOST };
+
+/* ---- what kinds call ---- */
+
+void making_put(struct object_making *making, object_id_t object, native_cap_t cap)
+{
+    base_close(&making->set->caps[object]);
+    making->set->caps[object] = cap;
+    making->states[object] = MAKING_MADE;
+}
+
+bool making_has(const struct object_making *making, object_id_t object)
+{
+    return making->states[object] != MAKING_NOTHING;
+}
+
+int making_hold(struct object_making *making, native_cap_t cap)
+{
+    native_cap_t *place = cap < 0 ? NULL : array_append(making->held, making->held_count);
+    if (!place) {
+        base_close(&cap);
+        return cap < 0 ? -EBADF : -ENOMEM;
+    }
+    *place = cap;
+    return 0;
+}
+
+int making_reopen(native_cap_t cap, unsigned flags)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", cap);
+    int fd = open(path, (int)(flags | O_CLOEXEC | O_NOCTTY));
+    return fd < 0 ? -errno : fd;
+}
+
+int making_set_flags(native_cap_t cap, unsigned flags)
+{
+    int now = fcntl(cap, F_GETFL);
+    unsigned settable = O_NONBLOCK | O_APPEND | O_DIRECT | O_NOATIME;
+    int wanted = (int)(((unsigned)now & ~settable) | (flags & settable));
+    if (now < 0 || (now != wanted && fcntl(cap, F_SETFL, wanted) < 0))
+        return -errno;
+    return 0;
+}
+
+/* ---- rights ---- */
+
+/* The rights of `uid` for this thread alone; what it had before is put back by rights_put_back(). */
+struct rights {
+    bool are_changed;
+    uid_t uid;
+    gid_t gid;
+};
+
+static int rights_take(const struct object_options *options, struct rights *ret_rights)
+{
+    *ret_rights = (struct rights){.uid = geteuid(), .gid = getegid()};
+    if (!options || options->uid == 0 || geteuid() != 0)
+        return 0;
+    /* The raw calls: the C library's would change all threads. Giving up the effective user id 0 gives up
+     * the effective CAP_* set with it. */
+    if (syscall(SYS_setresgid, -1, options->gid, -1) < 0)
+        return -errno;
+    ret_rights->are_changed = true;
+    return syscall(SYS_setresuid, -1, options->uid, -1) < 0 ? -errno : 0;
+}
+
+static void rights_put_back(struct rights *rights)
+{
+    if (!rights->are_changed)
+        return;
+    if (syscall(SYS_setresuid, -1, rights->uid, -1) < 0 || syscall(SYS_setresgid, -1, rights->gid, -1) < 0)
+        abort(); /* we would go on as somebody else */
+}
+
+/* ---- the set ---- */
+
+static void making_free(struct object_making *making)
+{
+    for (size_t i = 0; i < making->held_count; i++)
+        base_close(&making->held[i]);
+    free(making->held);
+    free(making->states);
+    free(making);
+}
+
+void object_set_end(struct object_set *set)
+{
+    for (size_t i = 0; i < set->count; i++)
+        base_close(&set->caps[i]);
+    free(set->caps);
+    *set = (struct object_set){0};
+}
+
+/* Every operation on it says EBADF, as it would on a closed selector, but the number stays taken. */
+static int make_placeholder(struct object_making *making, object_id_t object)
+{
+    int fd = open("/dev/null", O_PATH | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    making_put(making, object, fd);
+    making->states[object] = MAKING_LOST;
+    return 0;
+}
+
+/* ---- the passes ---- */
+
+/* The first capability that would come back with less than the options allow. */
+static int check_allowed(const struct snapshot *snapshot, const struct object_options *options,
+                         struct object_verdicts *ret_verdicts, struct reseat_error **ret_error)
+{
+    int r = object_judge_cold(snapshot, options, ret_verdicts, ret_error);
+    for (size_t i = 0; r == 0 && i < ret_verdicts->count; i++) {
+        const struct object_verdict *verdict = &ret_verdicts->items[i];
+        bool is_allowed = verdict->fate < OBJECT_DEGRADED || options->allows_lost ||
+                          (verdict->fate == OBJECT_DEGRADED && options->allows_degraded);
+        if (!is_allowed)
+            r = error_set(ret_error, -EREMOTEIO, "%s", verdict->sentence);
+    }
+    return r;
+}
+
+static int take_given(struct object_making *making, struct reseat_error **ret_error)
+{
+    for (size_t i = 0; i < making->options->given_count; i++) {
+        const struct object_given *given = &making->options->given[i];
+        int fd = given->object == 0 || given->object >= making->set->count
+                     ? -EINVAL
+                     : fcntl(given->cap, F_DUPFD_CLOEXEC, 0);
+        if (fd < 0)
+            return error_errno(ret_error, fd == -EINVAL ? fd : -errno, "taking over object %u",
+                               given->object);
+        making_put(making, given->object, fd);
+        making->states[given->object] = MAKING_GIVEN;
+    }
+    return 0;
+}
+
+static int make_object(struct object_making *making, object_id_t id, enum object_fate fate,
+                       struct reseat_error **ret_error)
+{
+    struct object_view view = view_of(making->snapshot, id);
+    if (making_has(making, id) || object_is_unwanted(making->options, id))
+        return 0;
+    if (fate == OBJECT_LOST || !view.kind || !view.kind->durable || !view.kind->durable->recreate) {
+        int r = make_placeholder(making, id);
+        return r < 0 ? error_errno(ret_error, r, "making a placeholder for object %u", id) : 0;
+    }
+    int r = view.kind->durable->recreate(making, &view, ret_error);
+    if (r < 0 && ret_error && !*ret_error)
+        error_errno(ret_error, r, "making it");
+    return r < 0
+               ? error_prefix(ret_error, r, "object %u (%s, %s)", id, view_kind_name(&view), view_name(&view))
+               : 0;
+}
+
+static int complete_object(struct object_making *making, object_id_t id, struct reseat_error **ret_error)
+{
+    struct object_view view = view_of(making->snapshot, id);
+    if (making->states[id] != MAKING_MADE || !view.kind->durable->complete)
+        return 0;
+    int r = view.kind->durable->complete(making, &view, making->set->caps[id], ret_error);
+    if (r < 0 && ret_error && !*ret_error)
+        error_errno(ret_error, r, "giving it its state");
+    return r < 0
+               ? error_prefix(ret_error, r, "object %u (%s, %s)", id, view_kind_name(&view), view_name(&view))
+               : 0;
+}
+
+/* O_ASYNC is set from inside: the kernel notes the number of the descriptor through which it is set. */
+static int note_asynchronous(struct object_making *making, struct reseat_error **ret_error)
+{
+    struct snapshot *snapshot = making->snapshot;
+    for (size_t i = 0; i < snapshot->capabilities_count; i++) {
+        const struct snapshot_capability *row = &snapshot->capabilities[i];
+        unsigned flags = snapshot->objects[row->object - 1].status_flags;
+        if (!(flags & O_ASYNC) || making->states[row->object] != MAKING_MADE)
+            continue;
+        struct snapshot_position *position = array_append(snapshot->positions, snapshot->positions_count);
+        if (!position)
+            return error_errno(ret_error, -ENOMEM, "noting selector %u", row->selector);
+        *position = (struct snapshot_position){.selector = row->selector,
+                                               .status_flags = flags & ~(unsigned)O_ACCMODE,
+                                               .offset = -1};
+    }
+    return 0;
+}
+
+/* Sets are new and empty: every interest is added, unless one of the two was given or is nothing. */
+static void prepare_interests(struct object_making *making)
+{
+    struct snapshot *snapshot = making->snapshot;
+    for (size_t i = 0; i < snapshot->interests_count; i++) {
+        struct snapshot_interest *row = &snapshot->interests[i];
+        object_id_t set = 0;
+        for (size_t c = 0; c < snapshot->capabilities_count && !set; c++)
+            if (snapshot->capabilities[c].selector == row->epoll_selector)
+                set = snapshot->capabilities[c].object;
+        row->action = set && making->states[set] == MAKING_MADE && row->object &&
+                              making->states[row->object] != MAKING_LOST
+                          ? SNAPSHOT_INTEREST_ADD
+                          : 0;
+    }
+}
+
+static int make_all(struct object_making *making, const enum object_fate *fates,
+                    struct reseat_error **ret_error)
+{
+    int r = take_given(making, ret_error);
+    object_id_t count = (object_id_t)making->set->count;
+    for (object_id_t id = 1; r == 0 && id < count; id++)
+        r = make_object(making, id, fates[id], ret_error);
+    for (object_id_t id = 1; r == 0 && id < count; id++)
+        r = complete_object(making, id, ret_error);
+    /* From now on caps are what is to be installed: positions are as they were, also if somebody gave them.
+     */
+    making->snapshot->positions_count = r == 0 ? 0 : making->snapshot->positions_count;
+    if (r == 0)
+        r = note_asynchronous(making, ret_error);
+    if (r == 0)
+        prepare_interests(making);
+    return r;
+}
+
+static int make_with_rights(struct object_making *making, const enum object_fate *fates,
+                            struct reseat_error **ret_error)
+{
+    struct rights rights;
+    int r = rights_take(making->options, &rights);
+    if (r < 0)
+        error_errno(ret_error, r, "taking the rights of user %u", making->options->uid);
+    else
+        r = make_all(making, fates, ret_error);
+    rights_put_back(&rights);
+    return r;
+}
+
+/* Objects in flight have no selector and so no verdict of their own: they are lost if the capture said so. */
+static void sort_fates(const struct snapshot *snapshot, const struct object_verdicts *verdicts,
+                       enum object_fate *fates)
+{
+    for (size_t i = 0; i < snapshot->objects_count; i++)
+        fates[i + 1] = snapshot->objects[i].flags & SNAPSHOT_OBJECT_LOST ? OBJECT_LOST : OBJECT_RECREATED;
+    for (size_t i = 0; i < verdicts->count; i++)
+        fates[verdicts->items[i].object] = verdicts->items[i].fate;
+}
+
+int object_recreate(struct snapshot *snapshot, const struct object_options *options,
+                    struct object_set *ret_set, struct reseat_error **ret_error)
+{
+    static const struct object_options no_options;
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    options = options ? options : &no_options;
+    int r = check_allowed(snapshot, options, &verdicts, ret_error);
+    if (r < 0)
+        return r;
+    _cleanup_(object_set_end) struct object_set set = {.count = snapshot->objects_count + 1};
+    _cleanup_free_ enum object_fate *fates = calloc(set.count, sizeof *fates);
+    struct object_making *making = calloc(1, sizeof *making);
+    set.caps = malloc(set.count * sizeof *set.caps);
+    if (!making || !set.caps || !fates || !(making->states = calloc(set.count, 1))) {
+        set.count = 0;
+        free(making);
+        return error_errno(ret_error, -ENOMEM, "making %zu objects", snapshot->objects_count);
+    }
+    for (size_t i = 0; i < set.count; i++)
+        set.caps[i] = NATIVE_CAP_INVALID;
+    making->snapshot = snapshot;
+    making->options = options;
+    making->set = &set;
+    sort_fates(snapshot, &verdicts, fates);
+    r = make_with_rights(making, fates, ret_error);
+    making_free(making);
+    if (r < 0)
+        return r;
+    *ret_set = TAKE_GENERIC(set, (struct object_set){0});
+    return 0;
+}
+
+int object_recreate_late(struct object_set *set, const struct snapshot *snapshot, pid_t pid,
+                         struct reseat_error **ret_error)
+{
+    for (object_id_t id = 1; id < set->count; id++) {
+        struct object_view view = view_of(snapshot, id);
+        if (set->caps[id] != NATIVE_CAP_INVALID || !view.kind || !view.kind->durable ||
+            !view.kind->durable->late)
+            continue;
+        int r = view.kind->durable->late(&view, pid, &set->caps[id], ret_error);
+        if (r < 0)
+            return error_prefix(ret_error, r, "object %u (%s)", id, view_kind_name(&view));
+    }
+    return 0;
+}

@@ -1,0 +1,214 @@
+/* The durable half of the object room: a child sets up a capability space, it is captured, the child ends,
+ * the objects are made anew here, and a second child, which gets them at the old selectors, looks at them from
+ * the inside. So every test has two functions that do not know each other but for the selectors. */
+#include "test_object_durable.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+/* ---- files ---- */
+
+static void set_up_files(void)
+{
+    int fd = MUST(open(test_path("plain"), O_CREAT | O_RDWR, 0600));
+    MUST(write(fd, "0123456789", 10));
+    MUST(lseek(fd, 4, SEEK_SET));
+    put_at(20, fd);
+    MUST(dup2(20, 21));
+    put_at(22, MUST(open(test_path("plain"), O_RDONLY | O_NONBLOCK)));
+    put_at(23, MUST(open(test_directory(), O_DIRECTORY | O_RDONLY)));
+    put_at(24, MUST(open(test_path("plain"), O_PATH)));
+    put_at(25, MUST(open("/dev/null", O_RDWR)));
+    MUST(fcntl(25, F_SETFD, FD_CLOEXEC));
+    put_at(26, MUST(open(test_path("log"), O_CREAT | O_WRONLY | O_APPEND, 0600)));
+    MUST(flock(20, LOCK_EX));
+    struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 3, .l_len = 2};
+    MUST(fcntl(26, F_OFD_SETLK, &range));
+}
+
+static void look_at_files(void)
+{
+    char text[16] = "";
+    EXPECT(same_object(20, 21) && !same_object(20, 22));
+    EXPECT(lseek(21, 0, SEEK_CUR) == 4);
+    EXPECT(read(20, text, sizeof text) == 6 && strcmp(text, "456789") == 0);
+    EXPECT((fcntl(22, F_GETFL) & (O_NONBLOCK | O_ACCMODE)) == (O_NONBLOCK | O_RDONLY));
+    EXPECT(lseek(22, 0, SEEK_CUR) == 0);
+    EXPECT(faccessat(23, "plain", F_OK, 0) == 0);
+    EXPECT(fcntl(24, F_GETFL) & O_PATH);
+    EXPECT(write(25, "x", 1) == 1);
+    EXPECT(fcntl(26, F_GETFL) & O_APPEND);
+    EXPECT(flock(22, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK);
+    struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 4, .l_len = 1};
+    int other = MUST(open(test_path("log"), O_WRONLY));
+    EXPECT(fcntl(other, F_GETLK, &range) == 0 && range.l_type == F_WRLCK && range.l_start == 3);
+}
+
+static void test_files(void **state)
+{
+    (void)state;
+    expect_recreated(set_up_files, look_at_files);
+}
+
+static void set_up_deleted(void)
+{
+    int fd = MUST(open(test_path("gone"), O_CREAT | O_RDWR, 0640));
+    MUST(pwrite(fd, "begin", 5, 0));
+    MUST(pwrite(fd, "end", 3, 1 << 20));
+    put_at(20, fd);
+    put_at(21, MUST(open(test_path("gone"), O_RDONLY)));
+    MUST(unlink(test_path("gone")));
+    MUST(mkdir(test_path("gone-directory"), 0700));
+    put_at(22, MUST(open(test_path("gone-directory"), O_DIRECTORY)));
+    MUST(rmdir(test_path("gone-directory")));
+    put_at(23, MUST(open(test_path("a (deleted)"), O_CREAT | O_RDWR, 0600)));
+    fd = MUST(open(test_path("old"), O_CREAT | O_RDWR, 0600));
+    MUST(write(fd, "moved", 5));
+    put_at(24, fd);
+    MUST(rename(test_path("old"), test_path("new")));
+}
+
+static void look_at_deleted(void)
+{
+    char text[16] = "";
+    struct stat a, b;
+    EXPECT(pread(21, text, 5, 0) == 5 && strcmp(text, "begin") == 0);
+    EXPECT(pread(20, text, 3, 1 << 20) == 3 && memcmp(text, "end", 3) == 0);
+    EXPECT(fstat(20, &a) == 0 && fstat(21, &b) == 0 && a.st_ino == b.st_ino && a.st_nlink == 0);
+    EXPECT((a.st_mode & 0777) == 0640 && a.st_blocks < 1024);
+    EXPECT(strstr(link_of_selector(20), "/gone (deleted)"));
+    EXPECT(fstat(22, &a) == 0 && S_ISDIR(a.st_mode) && a.st_nlink == 0);
+    EXPECT(fstat(23, &a) == 0 && a.st_nlink == 1);
+    EXPECT(pread(24, text, 5, 0) == 5 && memcmp(text, "moved", 5) == 0);
+}
+
+static void test_deleted(void **state)
+{
+    (void)state;
+    expect_recreated(set_up_deleted, look_at_deleted);
+}
+
+/* ---- what is judged ---- */
+
+static void set_up_judged(void)
+{
+    MUST(write(put_at(20, MUST(open(test_path("shrinks"), O_CREAT | O_RDWR, 0600))), "12345", 5));
+    put_at(21, MUST(open(test_path("vanishes"), O_CREAT | O_RDWR, 0600)));
+    put_at(22, MUST(open(test_path("linked"), O_CREAT | O_RDWR, 0600)));
+    put_at(23, MUST(open("/dev/zero", O_RDONLY)));
+    int ends[2];
+    MUST(pipe(ends));
+    put_at(24, ends[0]);
+    close(ends[1]);
+}
+
+static void spoil(void)
+{
+    MUST(truncate(test_path("shrinks"), 2));
+    MUST(unlink(test_path("vanishes")));
+    MUST(unlink(test_path("linked")));
+    MUST(symlink("/etc/passwd", test_path("linked")));
+}
+
+static void test_judged(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    capture_subject(set_up_judged, &snapshot);
+    spoil();
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    assert_int_equal(object_judge_cold(&snapshot, NULL, &verdicts, &error), 0);
+    assert_int_equal(fate_of(&verdicts, 20), OBJECT_DEGRADED);
+    assert_int_equal(fate_of(&verdicts, 21), OBJECT_LOST);
+    assert_int_equal(fate_of(&verdicts, 22), OBJECT_LOST);
+    assert_int_equal(fate_of(&verdicts, 23), OBJECT_RECREATED);
+    assert_int_equal(fate_of(&verdicts, 24), OBJECT_RECREATED); /* it was hung up before */
+    _cleanup_(object_set_end) struct object_set set = {0};
+    assert_int_equal(object_recreate(&snapshot, NULL, &set, &error), -EREMOTEIO);
+    assert_non_null(strstr(error->message, "Selector 2"));
+    struct object_options options = {.allows_lost = true};
+    assert_int_equal(object_recreate(&snapshot, &options, &set, &error), 0);
+    char byte;
+    assert_true(read(set.caps[object_at(&snapshot, 22)], &byte, 1) < 0 && errno == EBADF);
+}
+
+/* ---- pipes ---- */
+
+static void set_up_pipes(void)
+{
+    int ends[2];
+    MUST(pipe(ends));
+    put_at(20, ends[0]);
+    put_at(21, ends[1]);
+    MUST(fcntl(20, F_SETPIPE_SZ, 1 << 17));
+    MUST(write(21, "in the pipe", 11));
+    MUST(dup2(21, 22));
+    MUST(pipe2(ends, O_DIRECT | O_NONBLOCK));
+    put_at(23, ends[0]);
+    put_at(24, ends[1]);
+    MUST(write(24, "one", 3));
+    MUST(write(24, "three", 5));
+    put_at(25, MUST(open("/proc/self/fd/20", O_RDONLY | O_NONBLOCK)));
+    MUST(mkfifo(test_path("fifo"), 0600));
+    put_at(26, MUST(open(test_path("fifo"), O_RDWR)));
+    MUST(write(26, "fifo", 4));
+    MUST(mkfifo(test_path("lost-fifo"), 0600));
+    put_at(27, MUST(open(test_path("lost-fifo"), O_RDWR)));
+    put_at(28, MUST(open(test_path("lost-fifo"), O_WRONLY)));
+    MUST(write(28, "nameless", 8));
+    MUST(unlink(test_path("lost-fifo")));
+    MUST(pipe(ends));
+    put_at(29, ends[0]);
+    MUST(write(ends[1], "last words", 10));
+    close(ends[1]);
+    MUST(pipe(ends));
+    put_at(30, ends[1]);
+    close(ends[0]);
+    MUST(pipe2(ends, O_NONBLOCK));
+    put_at(31, ends[0]);
+    put_at(32, ends[1]);
+    while (write(32, "full", 4) == 4)
+        ;
+}
+
+static void look_at_pipes(void)
+{
+    char text[32] = "";
+    EXPECT(same_object(21, 22) && fcntl(22, F_GETPIPE_SZ) == 1 << 17);
+    EXPECT(read(25, text, 3) == 3 && memcmp(text, "in ", 3) == 0);
+    EXPECT(read(20, text, sizeof text) == 8 && memcmp(text, "the pipe", 8) == 0);
+    EXPECT((fcntl(24, F_GETFL) & (O_DIRECT | O_NONBLOCK)) == (O_DIRECT | O_NONBLOCK));
+    EXPECT(read(23, text, sizeof text) == 3 && memcmp(text, "one", 3) == 0);
+    EXPECT(read(23, text, sizeof text) == 5 && memcmp(text, "three", 5) == 0);
+    EXPECT(read(26, text, sizeof text) == 4 && memcmp(text, "fifo", 4) == 0);
+    EXPECT(read(27, text, sizeof text) == 8 && memcmp(text, "nameless", 8) == 0);
+    EXPECT(strstr(link_of_selector(27), "/lost-fifo (deleted)"));
+    EXPECT(access(test_path("lost-fifo"), F_OK) < 0);
+    EXPECT(read(29, text, sizeof text) == 10 && read(29, text, sizeof text) == 0);
+    signal(SIGPIPE, SIG_IGN);
+    EXPECT(write(30, "x", 1) < 0 && errno == EPIPE);
+    int waiting;
+    EXPECT(ioctl(31, FIONREAD, &waiting) == 0 && waiting == 65536);
+    EXPECT(write(32, "x", 1) < 0 && errno == EAGAIN);
+}
+
+static void test_pipes(void **state)
+{
+    (void)state;
+    expect_recreated(set_up_pipes, look_at_pipes);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_files, make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_deleted, make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_judged, make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_pipes, make_directory, remove_directory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
