@@ -1,7 +1,7 @@
-/* Whether the capability map and the object table make sense: ids that are the numbers of the rows, texts that
- * end, states that lie in the blobs, selectors that are there once and hold an object that there is. What the
- * states themselves say only their kinds can judge: object_judge_cold() and object_recreate() have them do it
- * before anything is made. */
+/* Whether the capability map and the object table make sense: ids that are the numbers of the rows, texts
+ * that end, states that lie in the blobs, selectors that are there once and hold an object that there is.
+ * What the states themselves say only their kinds can judge: object_judge_cold() and object_recreate() have
+ * them do it before anything is made. */
 #include "image/image-internal.h"
 
 #include <errno.h>
@@ -59,8 +59,9 @@ static int check_reference(const struct snapshot *snapshot, const char *section,
 
 static int check_capabilities(const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
-    _cleanup_(number_set_free) struct number_set selectors = {
-        calloc(snapshot->capabilities_count + 1, sizeof(uint32_t)), 0};
+    _cleanup_(number_set_free) struct number_set selectors = {calloc(snapshot->capabilities_count + 1,
+                                                                     sizeof(uint32_t)),
+                                                              0};
     if (!selectors.numbers)
         return error_errno(ret_error, -ENOMEM, "section %s: checking", SECTION_CAPABILITIES);
     for (size_t i = 0; i < snapshot->capabilities_count; i++) {

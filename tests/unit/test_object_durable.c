@@ -1,6 +1,6 @@
 /* The durable half of the object room: a child sets up a capability space, it is captured, the child ends,
- * the objects are made anew here, and a second child, which gets them at the old selectors, looks at them from
- * the inside. So every test has two functions that do not know each other but for the selectors. */
+ * the objects are made anew here, and a second child, which gets them at the old selectors, looks at them
+ * from the inside. So every test has two functions that do not know each other but for the selectors. */
 #include "test_object_durable.h"
 
 #include <fcntl.h>
@@ -95,7 +95,8 @@ static void test_deleted(void **state)
 
 static void set_up_judged(void)
 {
-    MUST(write(put_at(20, MUST(open(test_path("shrinks"), O_CREAT | O_RDWR, 0600))), "12345", 5));
+    put_at(20, MUST(open(test_path("shrinks"), O_CREAT | O_RDWR, 0600)));
+    MUST(write(20, "12345", 5));
     put_at(21, MUST(open(test_path("vanishes"), O_CREAT | O_RDWR, 0600)));
     put_at(22, MUST(open(test_path("linked"), O_CREAT | O_RDWR, 0600)));
     put_at(23, MUST(open("/dev/zero", O_RDONLY)));

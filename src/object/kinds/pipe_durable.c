@@ -286,11 +286,11 @@ static int fill(const struct object_view *view, int write_end)
 static int put_end(struct object_making *making, object_id_t id, int any_end)
 {
     unsigned flags = making->snapshot->objects[id - 1].status_flags;
-    int cap = making_reopen(any_end, flags & (O_ACCMODE | O_NONBLOCK | O_DIRECT));
+    int cap = making_reopen(any_end, flags & (O_ACCMODE | O_NONBLOCK));
     if (cap < 0)
         return cap;
     making_put(making, id, cap);
-    return 0;
+    return making_set_flags(cap, flags); /* packet mode cannot be had by open(2) */
 }
 
 /* Opening an end can wait for the other; we hold both until all is done. */
