@@ -88,8 +88,8 @@ static void print_table(const struct reseat_plan *plan)
         table_add(&table, "%u", row->selector);
         table_add(&table, "%s", row->kind);
         table_add(&table, "%s", row->object);
-        table_add(&table, "%s", plan->live_blocked ? "-" : reseat_fate_name(row->live.fate));
-        table_add(&table, "%s", plan->cold_blocked ? "-" : reseat_fate_name(row->cold.fate));
+        table_add(&table, "%s", reseat_fate_name(row->live.fate));
+        table_add(&table, "%s", reseat_fate_name(row->cold.fate));
         table_add(&table, "%s", row->name ? row->name : "");
     }
     table_print(&table);
@@ -130,14 +130,14 @@ static void print_restore(const struct reseat_plan *plan, bool live)
     const char *blocked = live ? plan->live_blocked : plan->cold_blocked;
     unsigned counts[RESEAT_LOST + 1] = {0};
     printf("%s restore: ", live ? "live" : "cold");
-    if (blocked) {
+    if (blocked)
         printf_harmless("not possible. %s", blocked);
+    if (!plan->row_count)
         return;
-    }
     for (size_t i = 0; i < plan->row_count; i++)
         counts[live ? plan->rows[i].live.fate : plan->rows[i].cold.fate]++;
-    printf("%u kept, %u recreated, %u degraded, %u lost\n", counts[RESEAT_KEPT], counts[RESEAT_RECREATED],
-           counts[RESEAT_DEGRADED], counts[RESEAT_LOST]);
+    printf("%s%u kept, %u recreated, %u degraded, %u lost\n", blocked ? "  otherwise: " : "",
+           counts[RESEAT_KEPT], counts[RESEAT_RECREATED], counts[RESEAT_DEGRADED], counts[RESEAT_LOST]);
     print_reasons(plan, live);
     for (size_t i = 0; i < plan->item_count; i++) {
         const struct reseat_plan_item *item = &plan->items[i];

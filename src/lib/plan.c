@@ -9,6 +9,7 @@
 
 #include "object/object.h"
 #include "image/image.h"
+#include "native_pd/native_pd.h"
 #include "twin/twin.h"
 
 #include <errno.h>
@@ -272,15 +273,41 @@ static int add_process(struct plan *plan, pid_t pid, struct reseat_error **ret_e
 
 /* ---- the cold column ---- */
 
-/* Until the kinds can be written to an image and made anew from it. */
-static int add_cold(struct plan *plan, struct reseat_error **ret_error)
+/* Why there is no cold restore of anything as yet. */
+static const char no_images[] = "Durable images do not exist yet: a checkpoint is as durable as its twin";
+
+/* `snapshot`: with objects and capabilities, of the process or of its image. */
+static int add_cold(struct plan *plan, const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < plan->public.row_count; i++)
-        r = worsen(plan, &plan->public.rows[i].cold, RESEAT_LOST,
-                   "Objects of this kind cannot be made anew from an image yet");
-    plan->public.cold_blocked = "Durable images do not exist yet: a checkpoint is as durable as its twin";
+    static const enum reseat_fate fates[] = {RESEAT_KEPT, RESEAT_RECREATED, RESEAT_DEGRADED, RESEAT_LOST};
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    int r = object_judge_cold(snapshot, NULL, &verdicts, ret_error);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < plan->public.row_count; i++)
+        plan->public.rows[i].cold.fate = RESEAT_LOST; /* opened since the snapshot, if nothing is said */
+    for (size_t i = 0; r == 0 && i < verdicts.count; i++) {
+        const struct object_verdict *verdict = &verdicts.items[i];
+        struct reseat_plan_row *row = row_of(plan, verdict->selector);
+        if (!row)
+            continue;
+        row->cold.fate = fates[verdict->fate];
+        if (verdict->sentence)
+            r = worsen(plan, &row->cold, fates[verdict->fate], verdict->sentence);
+    }
+    plan->public.cold_blocked = plan->public.cold_blocked ? plan->public.cold_blocked : no_images;
     return r < 0 ? error_errno(ret_error, r, "planning for process %d", plan->public.pid) : 0;
+}
+
+/* A live process, from which an image would be made. */
+static int add_cold_of_process(struct plan *plan, struct reseat_error **ret_error)
+{
+    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {.process = {.pid = (uint32_t)plan->public.pid}};
+    int r = native_pd_open(plan->public.pid, &pd, ret_error);
+    if (r == 0)
+        r = object_capture_outline(pd, &snapshot, ret_error);
+    return r < 0 ? r : add_cold(plan, &snapshot, ret_error);
 }
 
 /* ---- a live process ---- */
@@ -325,7 +352,7 @@ int reseat_plan(pid_t pid, unsigned flags, struct reseat_plan **ret_plan, struct
     if (r == 0)
         r = add_process(plan, pid, ret_error);
     if (r == 0)
-        r = add_cold(plan, ret_error);
+        r = add_cold_of_process(plan, ret_error);
     if (r < 0)
         return r;
     *ret_plan = &TAKE_PTR(plan)->public;
@@ -366,6 +393,41 @@ static int plan_twin(struct plan *plan, struct snapshot *snapshot, struct reseat
     return r;
 }
 
+/* The rows as the image has them, for a checkpoint whose twin is gone. */
+static int add_rows_of_image(struct plan *plan, const struct snapshot *snapshot)
+{
+    const char *texts = (const char *)snapshot->blobs;
+    plan->public.rows = calloc(snapshot->capabilities_count + 1, sizeof *plan->public.rows);
+    if (!plan->public.rows)
+        return -ENOMEM;
+    for (size_t i = 0; i < snapshot->capabilities_count; i++) {
+        const struct snapshot_capability *capability = &snapshot->capabilities[i];
+        const struct snapshot_object *object = &snapshot->objects[capability->object - 1];
+        struct reseat_plan_row *row = &plan->public.rows[plan->public.row_count++];
+        *row = (struct reseat_plan_row){
+            .selector = capability->selector,
+            .kind = plan_text(plan, "%s", texts + object->kind_offset),
+            .object = plan_text(plan, "o%u", object->id),
+            .name = plan_text(plan, "%s", texts + object->name_offset),
+            .live = {.fate = RESEAT_LOST},
+        };
+        if (!row->kind || !row->object || !row->name)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+/* A checkpoint that was taken without an image: what there is, is the twin's alone. */
+static int add_no_image(struct plan *plan)
+{
+    for (size_t i = 0; i < plan->public.row_count; i++)
+        plan->public.rows[i].cold.fate = RESEAT_LOST;
+    plan->public.cold_blocked =
+        "The checkpoint was taken with --live: it has no image, and everything is in its "
+        "twin";
+    return 0;
+}
+
 int reseat_plan_restore(const char *dir, struct reseat_plan **ret_plan, struct reseat_error **ret_error)
 {
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
@@ -386,8 +448,11 @@ int reseat_plan_restore(const char *dir, struct reseat_plan **ret_plan, struct r
         r = plan_twin(plan, &snapshot, ret_error);
     else
         plan->public.live_blocked = plan_text(plan, "%s", reseat_error_message(no_twin));
+    if (r == 0 && !has_twin && add_rows_of_image(plan, &snapshot) < 0)
+        r = error_errno(ret_error, -ENOMEM, "planning for %s", dir);
     if (r == 0)
-        r = add_cold(plan, ret_error);
+        r = snapshot.objects_count || snapshot.capabilities_count ? add_cold(plan, &snapshot, ret_error)
+                                                                  : add_no_image(plan);
     if (r < 0)
         return r;
     *ret_plan = &TAKE_PTR(plan)->public;
