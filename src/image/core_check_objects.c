@@ -10,7 +10,6 @@
 
 #define SECTION_CAPABILITIES ".reseat.capability"
 #define SECTION_OBJECTS      ".reseat.object"
-#define SECTION_INTERESTS    ".reseat.interest"
 #define SECTION_VMAS         ".reseat.vma"
 #define SELECTOR_LIMIT       (1U << 20)
 #define KIND_LENGTH_MAX      32
@@ -88,8 +87,6 @@ int core_check_objects(const struct snapshot *snapshot, struct reseat_error **re
     int r = check_objects(snapshot, ret_error);
     if (r == 0)
         r = check_capabilities(snapshot, ret_error);
-    for (size_t i = 0; r == 0 && i < snapshot->interests_count; i++)
-        r = check_reference(snapshot, SECTION_INTERESTS, i, snapshot->interests[i].object, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
         if (snapshot->vmas[i].kind == SNAPSHOT_VMA_OBJECT)
             r = check_reference(snapshot, SECTION_VMAS, i, snapshot->vmas[i].object, ret_error);

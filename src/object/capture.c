@@ -15,6 +15,7 @@
 #include <linux/kcmp.h>
 #include <stdarg.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 /* Where an object is to be had. */
@@ -212,6 +213,32 @@ int capture_reference(struct object_capture *capture, native_cap_t cap, object_i
     return add_own(all, own, ret_object, ret_error);
 }
 
+static bool is_watched(const struct object_capture *capture, const struct place *place,
+                       struct kcmp_epoll_slot *slot)
+{
+    return syscall(SYS_kcmp, native_pd_id(place->pd), native_pd_id(capture->sight->pd), KCMP_EPOLL_TFD,
+                   place->selector, slot) == 0;
+}
+
+/* Usually what the number holds now; but it may have been closed since and the object live on elsewhere. */
+object_id_t capture_find_watched(const struct object_capture *capture, selector_t selector,
+                                 unsigned occurrence)
+{
+    const struct capturing *all = capture->all;
+    struct kcmp_epoll_slot slot = {capture->sight->selector, selector, occurrence};
+    const struct snapshot *snapshot = all->snapshot;
+    for (size_t i = 0; i < snapshot->capabilities_count; i++) {
+        const struct snapshot_capability *row = &snapshot->capabilities[i];
+        struct place holder = {.pd = all->pd, .selector = selector};
+        if (row->selector == selector && is_watched(capture, &holder, &slot))
+            return row->object;
+    }
+    for (size_t i = 0; i < all->places_count; i++)
+        if (is_watched(capture, &all->places[i], &slot))
+            return (object_id_t)(all->first_row + i + 1);
+    return 0;
+}
+
 /* ---- one object ---- */
 
 static int finish_object(struct object_capture *capture)
@@ -286,11 +313,21 @@ static int capture_object(struct capturing *all, size_t index, struct reseat_err
                  : 0;
 }
 
+static bool comes_last(const struct capturing *all, size_t index)
+{
+    struct object_view view = view_of(all->snapshot, (object_id_t)(all->first_row + index + 1));
+    return view.kind && view.kind->durable && view.kind->durable->comes_last;
+}
+
 static int capture_all(struct capturing *all, struct reseat_error **ret_error)
 {
     int r = 0;
     for (size_t i = 0; r == 0 && i < all->places_count; i++) /* the list grows meanwhile */
-        r = capture_object(all, i, ret_error);
+        if (!comes_last(all, i))
+            r = capture_object(all, i, ret_error);
+    for (size_t i = 0; r == 0 && i < all->places_count; i++)
+        if (comes_last(all, i))
+            r = capture_object(all, i, ret_error);
     return r;
 }
 

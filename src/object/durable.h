@@ -37,6 +37,10 @@ int capture_lost(struct object_capture *capture, const char *format, ...) _print
 int capture_reference(struct object_capture *capture, native_cap_t cap, object_id_t *ret_object,
                       struct reseat_error **ret_error);
 /* Whether no object before this one, of the same kind or a file, too, has the same inode. */
+/* The object behind entry `occurrence` of number `selector` in the interest set that is being captured; 0:
+ * nobody inside holds it. */
+object_id_t capture_find_watched(const struct object_capture *capture, selector_t selector,
+                                 unsigned occurrence);
 bool capture_is_first_of_inode(const struct object_capture *capture);
 pid_t capture_target(const struct object_capture *capture);
 
@@ -85,6 +89,7 @@ struct object_making {
 /* Puts a capability that was made into the set; takes it over. */
 void making_put(struct object_making *making, object_id_t object, native_cap_t cap);
 bool making_has(const struct object_making *making, object_id_t object);
+bool making_is_lost(const struct object_making *making, object_id_t object); /* a placeholder stands for it */
 /* Keeps a descriptor until every object is complete; takes it over. */
 int making_hold(struct object_making *making, native_cap_t cap);
 /* Opens what a descriptor of ours is on once more: another object with flags of its own. */
@@ -94,6 +99,7 @@ int making_set_flags(native_cap_t cap, unsigned flags);
 
 struct object_durable {
     size_t state_bytes; /* of the struct at the beginning */
+    bool comes_last;    /* is captured when all others have been: it refers to them */
     int (*capture)(struct object_capture *capture, struct reseat_error **ret_error);
     /* All optional. */
     int (*check)(const struct object_view *view, struct reseat_error **ret_error);

@@ -162,10 +162,11 @@ int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_erro
  * made, object_recreate_late(), every row of `capabilities` is installed, and process_rebuild() does from
  * inside what Reseat cannot do: it finds it in `interests`, `positions`, `owners`, `locks` and `reopens`. */
 
-/* Fills `objects` (each object once, also those in flight inside unix sockets), `capabilities` (a row a
- * selector; aliases share an object) and, where they are not there yet, `interests`. `pd` is the twin, or the
- * process itself; `snapshot->process.pid` must already name the process that the snapshot is of. Everything
- * is read through capabilities got by request: no queue is emptied, no position moved. */
+/* Fills `objects` (each object once, also those in flight inside unix sockets) and `capabilities` (a row a
+ * selector; aliases share an object). What was noted in the stop of a process that runs on (`positions`,
+ * `interests`) goes before what is so now. `pd` is the twin, or the process itself; `snapshot->process.pid`
+ * must already name the process that the snapshot is of. Everything is read through capabilities got by
+ * request: no queue is emptied, no position moved. */
 int object_capture(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error);
 /* The same without contents, only for object_judge_cold(): quick, whatever the files and queues hold. */
 int object_capture_outline(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error);

@@ -30,6 +30,11 @@ bool making_has(const struct object_making *making, object_id_t object)
     return making->states[object] != MAKING_NOTHING;
 }
 
+bool making_is_lost(const struct object_making *making, object_id_t object)
+{
+    return making->states[object] == MAKING_LOST;
+}
+
 int making_hold(struct object_making *making, native_cap_t cap)
 {
     native_cap_t *place = cap < 0 ? NULL : array_append(making->held, making->held_count);
@@ -202,40 +207,19 @@ static int note_asynchronous(struct object_making *making, struct reseat_error *
     return 0;
 }
 
-/* Sets are new and empty: every interest is added, unless one of the two was given or is nothing. */
-static void prepare_interests(struct object_making *making)
-{
-    struct snapshot *snapshot = making->snapshot;
-    for (size_t i = 0; i < snapshot->interests_count; i++) {
-        struct snapshot_interest *row = &snapshot->interests[i];
-        object_id_t set = 0;
-        for (size_t c = 0; c < snapshot->capabilities_count && !set; c++)
-            if (snapshot->capabilities[c].selector == row->epoll_selector)
-                set = snapshot->capabilities[c].object;
-        row->action = set && making->states[set] == MAKING_MADE && row->object &&
-                              making->states[row->object] != MAKING_LOST
-                          ? SNAPSHOT_INTEREST_ADD
-                          : 0;
-    }
-}
-
 static int make_all(struct object_making *making, const enum object_fate *fates,
                     struct reseat_error **ret_error)
 {
+    /* Rows of these two tables that were noted in a stop went into the states: now they say what is to be
+     * done inside. */
+    making->snapshot->positions_count = making->snapshot->interests_count = 0;
     int r = take_given(making, ret_error);
     object_id_t count = (object_id_t)making->set->count;
     for (object_id_t id = 1; r == 0 && id < count; id++)
         r = make_object(making, id, fates[id], ret_error);
     for (object_id_t id = 1; r == 0 && id < count; id++)
         r = complete_object(making, id, ret_error);
-    /* From now on caps are what is to be installed: positions are as they were, also if somebody gave them.
-     */
-    making->snapshot->positions_count = r == 0 ? 0 : making->snapshot->positions_count;
-    if (r == 0)
-        r = note_asynchronous(making, ret_error);
-    if (r == 0)
-        prepare_interests(making);
-    return r;
+    return r == 0 ? note_asynchronous(making, ret_error) : r;
 }
 
 static int make_with_rights(struct object_making *making, const enum object_fate *fates,

@@ -161,8 +161,6 @@ struct snapshot_interest {
     uint32_t events;
     uint32_t action; /* found out at the restore; 0 in a file */
     uint64_t data;
-    uint32_t object; /* durable images: what it watches, an id in the object table; 0: not known */
-    uint32_t reserved;
 };
 
 /* A descriptor on a procfs file of the process itself: opened again in the restored process. */

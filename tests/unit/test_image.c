@@ -186,7 +186,7 @@ static void add_capabilities(struct snapshot *snapshot, size_t count)
             (struct snapshot_position){below(1 << 20), below(1 << 30), (int64_t)below(1 << 30) - 1};
         *array_append(snapshot->interests, snapshot->interests_count) =
             (struct snapshot_interest){below(1 << 20), below(1 << 20), below(1 << 30), below(2),
-                                       (uint64_t)random(), 0, 0};
+                                       (uint64_t)random()};
     }
 }
 

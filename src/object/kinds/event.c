@@ -172,11 +172,17 @@ static int describe_epoll(const struct object_sight *sight, char **ret_name)
 const struct object_kind kind_eventfd = {.name = "eventfd",
                                          .match = match_eventfd,
                                          .describe = describe_eventfd,
-                                         .distinguish = distinguish_eventfd};
+                                         .distinguish = distinguish_eventfd,
+                                         .durable = &eventfd_durable};
 const struct object_kind kind_timerfd = {.name = "timerfd",
                                          .match = match_timerfd,
-                                         .describe = describe_timerfd};
+                                         .describe = describe_timerfd,
+                                         .durable = &timerfd_durable};
 const struct object_kind kind_signalfd = {.name = "signalfd",
                                           .match = match_signalfd,
-                                          .describe = describe_signalfd};
-const struct object_kind kind_epoll = {.name = "epoll", .match = match_epoll, .describe = describe_epoll};
+                                          .describe = describe_signalfd,
+                                          .durable = &signalfd_durable};
+const struct object_kind kind_epoll = {.name = "epoll",
+                                       .match = match_epoll,
+                                       .describe = describe_epoll,
+                                       .durable = &epoll_durable};

@@ -45,7 +45,10 @@ static int describe_dmabuf(const struct object_sight *sight, char **ret_name)
                        (int)strcspn(exporter, "\n"), exporter);
 }
 
-const struct object_kind kind_memfd = {.name = "memfd", .match = match_memfd, .describe = describe_memfd};
+const struct object_kind kind_memfd = {.name = "memfd",
+                                       .match = match_memfd,
+                                       .describe = describe_memfd,
+                                       .durable = &memfd_durable};
 const struct object_kind kind_secretmem = {.name = "secretmem",
                                            .match = match_secretmem,
                                            .describe = describe_secretmem};

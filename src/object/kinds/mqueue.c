@@ -33,4 +33,7 @@ static int describe_mqueue(const struct object_sight *sight, char **ret_name)
     return describe_as(ret_name, "%s", name);
 }
 
-const struct object_kind kind_mqueue = {.name = "mqueue", .match = match_mqueue, .describe = describe_mqueue};
+const struct object_kind kind_mqueue = {.name = "mqueue",
+                                        .match = match_mqueue,
+                                        .describe = describe_mqueue,
+                                        .durable = &mqueue_durable};

@@ -41,7 +41,8 @@ static int describe_fanotify(const struct object_sight *sight, char **ret_name)
 
 const struct object_kind kind_inotify = {.name = "inotify",
                                          .match = match_inotify,
-                                         .describe = describe_inotify};
+                                         .describe = describe_inotify,
+                                         .durable = &inotify_durable};
 const struct object_kind kind_fanotify = {.name = "fanotify",
                                           .match = match_fanotify,
                                           .describe = describe_fanotify};

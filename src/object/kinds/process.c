@@ -49,7 +49,11 @@ static int describe_namespace(const struct object_sight *sight, char **ret_name)
     return describe_as(ret_name, "%s", sight->link);
 }
 
-const struct object_kind kind_pidfd = {.name = "pidfd", .match = match_pidfd, .describe = describe_pidfd};
+const struct object_kind kind_pidfd = {.name = "pidfd",
+                                       .match = match_pidfd,
+                                       .describe = describe_pidfd,
+                                       .durable = &pidfd_durable};
 const struct object_kind kind_namespace = {.name = "namespace",
                                            .match = match_namespace,
-                                           .describe = describe_namespace};
+                                           .describe = describe_namespace,
+                                           .durable = &namespace_durable};
