@@ -1,10 +1,12 @@
 /* What the makers and the readers of checkpoint directories have in common: the names in them, their entries,
  * and how one file is written.
  *
- * Nothing is synced to the disk. A checkpoint of this kind is the description of a twin, a process of this
- * boot: after a power cut there is no twin that the files could describe, and an fsync(2) would take longer
- * than the whole pause of the target. */
+ * A file without memory is not synced to the disk. It is the description of a twin, a process of this boot:
+ * after a power cut there is no twin that it could describe, and an fsync(2) would take longer than the whole
+ * pause of the target. One with memory is: file, directory, and then the name that it gets. */
 #include "image/image-internal.h"
+#include "image/image.h"
+#include "image/memory.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -84,6 +86,17 @@ static int hand_over(int fd, const struct stat *owner)
     return fchown(fd, owner->st_uid, owner->st_gid) < 0 ? -errno : 0;
 }
 
+static int create_core(int dir_fd, const char *name, const struct stat *owner, int *ret_fd)
+{
+    _cleanup_close_ int fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int r = fd < 0 ? -errno : hand_over(fd, owner);
+    if (r < 0 && fd >= 0)
+        unlinkat(dir_fd, name, 0);
+    if (r == 0)
+        *ret_fd = TAKE_FD(fd);
+    return r;
+}
+
 int directory_write_core(int dir_fd, const char *name, const struct snapshot *snapshot,
                          const struct stat *owner, struct reseat_error **ret_error)
 {
@@ -97,12 +110,11 @@ int directory_write_core(int dir_fd, const char *name, const struct snapshot *sn
         return error_set(ret_error, -EFBIG, "would be %llu bytes long, %llu are allowed",
                          (unsigned long long)layout.length, CORE_BYTES_MAX);
 
-    _cleanup_close_ int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return error_errno(ret_error, -errno, "creating");
-    r = hand_over(fd, owner);
-    if (r >= 0)
-        r = core_layout_write(&layout, fd);
+    _cleanup_close_ int fd = -EBADF;
+    r = create_core(dir_fd, name, owner, &fd);
+    if (r < 0)
+        return error_errno(ret_error, r, "creating");
+    r = core_layout_write(&layout, fd);
     if (r >= 0 && close(TAKE_FD(fd)) < 0) /* quotas and network filesystems may say it only now */
         r = -errno;
     if (r < 0) {
@@ -110,4 +122,20 @@ int directory_write_core(int dir_fd, const char *name, const struct snapshot *sn
         return error_errno(ret_error, r, "writing");
     }
     return 0;
+}
+
+int directory_write_memory(int dir_fd, const char *name, struct snapshot *snapshot,
+                           const struct image_source *source, struct reseat_error **ret_error)
+{
+    _cleanup_close_ int fd = -EBADF;
+    int r = create_core(dir_fd, name, NULL, &fd);
+    if (r < 0)
+        return error_errno(ret_error, r, "creating");
+    struct core_sink sink = {.fd = fd, .lock = PTHREAD_MUTEX_INITIALIZER};
+    r = core_write(&sink, snapshot, source, ret_error);
+    if (r == 0 && (fsync(fd) < 0 || fsync(dir_fd) < 0))
+        r = error_errno(ret_error, -errno, "syncing to the disk");
+    if (r < 0)
+        unlinkat(dir_fd, name, 0);
+    return r;
 }

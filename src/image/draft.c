@@ -2,6 +2,8 @@
  * renamed, so that it is there whole or not at all. Rests on renameat2(2) with RENAME_NOREPLACE. */
 #include "image/image.h"
 #include "image/image-internal.h"
+#include "image/memory.h"
+#include "image/stream.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -94,6 +96,39 @@ int image_draft_write(struct image_draft *draft, const struct snapshot *snapshot
     return r < 0 ? error_prefix(ret_error, r, "%s/%s", draft->path, name) : 0;
 }
 
+int image_draft_write_memory(struct image_draft *draft, struct snapshot *snapshot,
+                             const struct image_source *source, struct reseat_error **ret_error)
+{
+    char name[DIRECTORY_CORE_NAME_BYTES];
+    snprintf(name, sizeof name, "%u.core", snapshot->process.pid);
+    int r = directory_write_memory(draft->dir_fd, name, snapshot, source, ret_error);
+    if (r < 0)
+        return error_prefix(ret_error, r, "%s/%s", draft->path, name);
+    draft->is_durable = true;
+    return 0;
+}
+
+int image_stream_write(int fd, struct snapshot *snapshot, const struct image_source *source,
+                       struct reseat_error **ret_error)
+{
+    struct core_sink sink = {.fd = fd, .is_stream = true, .lock = PTHREAD_MUTEX_INITIALIZER};
+    int r = stream_begin(fd);
+    if (r < 0)
+        return error_errno(ret_error, r, "writing the stream");
+    r = core_write(&sink, snapshot, source, ret_error);
+    if (r < 0)
+        return error_prefix(ret_error, r, "the stream");
+    r = stream_end(fd, sink.end);
+    return r < 0 ? error_errno(ret_error, r, "writing the stream") : 0;
+}
+
+/* So that the new name is there after a power cut. */
+static int sync_parent(const struct image_draft *draft)
+{
+    _cleanup_close_ int fd = openat(draft->parent_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
 int directory_rename_reserving(int parent_fd, const char *from, const char *to)
 {
     /* mkdir(2) never takes a name that is there, and rename(2) of a directory replaces an empty one only:
@@ -121,7 +156,8 @@ int image_draft_publish(struct image_draft *draft, struct reseat_error **ret_err
         return error_errno(ret_error, r, "%s: renaming the finished directory to it", draft->path);
     base_free(&draft->temporary_name);
     draft->temporary_name = NULL;
-    return 0;
+    r = draft->is_durable ? sync_parent(draft) : 0;
+    return r < 0 ? error_errno(ret_error, r, "%s: syncing its name to the disk", draft->path) : 0;
 }
 
 /* Everything in an unpublished draft is ours. */

@@ -22,6 +22,8 @@
 #error "unknown ELF machine"
 #endif
 
+struct image_source;
+
 #define CORE_BYTES_MAX                     (1ULL << 30) /* of a file, and of the memory that its tables take up */
 #define CORE_SECTIONS_MAX                  64 /* of a file that is read; ours has CORE_SECTION_COUNT */
 #define CORE_ROW_BYTES_MAX                 65536
@@ -173,6 +175,10 @@ struct dirent *directory_next_entry(DIR *stream);
  * `owner`: whom the file shall belong to, NULL: us. */
 int directory_write_core(int dir_fd, const char *name, const struct snapshot *snapshot,
                          const struct stat *owner, struct reseat_error **ret_error);
+
+/* The same with the memory of a process; on the disk afterwards. */
+int directory_write_memory(int dir_fd, const char *name, struct snapshot *snapshot,
+                           const struct image_source *source, struct reseat_error **ret_error);
 
 /* ---- stored.c: a directory that is there ---- */
 

@@ -9,6 +9,24 @@
 #include "base/base.h"
 #include "snapshot/snapshot.h"
 
+/* How far something long has got; asked for often. A negative errno ends it with that. */
+struct image_progress {
+    int (*report)(void *userdata, uint64_t done, uint64_t total); /* bytes; NULL: nobody wants to know */
+    void *userdata;
+};
+
+enum image_flags {
+    IMAGE_COMPRESS = 1 << 0,       /* memory, with zstd */
+    IMAGE_SELF_CONTAINED = 1 << 1, /* also what is in the files that are mapped */
+};
+
+/* Where the memory of an image comes from. */
+struct image_source {
+    pid_t pid; /* the stopped target, or its twin: ours to trace, and not running */
+    unsigned flags;
+    struct image_progress progress; /* called by the thread that writes */
+};
+
 /* A checkpoint directory that is being made. `struct image_draft draft = {0};` is one that is not begun:
  * image_draft_end() does nothing with it. */
 struct image_draft {
@@ -17,14 +35,24 @@ struct image_draft {
     char *name;           /* the last part of the final path */
     char *temporary_name; /* beside it, hidden */
     char *path;           /* the final path, absolute */
+    bool is_durable;      /* has been written with memory, and synced */
 };
 
 /* Makes the temporary directory (mode 0700) beside the final place. -EEXIST: `dir` is there already. */
 int image_draft_begin(const char *dir, struct image_draft *ret_draft, struct reseat_error **ret_error);
-/* Writes PID.core (mode 0600) into a draft. -EBADMSG: the snapshot is not one that image_read() would accept,
- * so nothing is written. Not synced to the disk: what it describes, the twin, does not survive this boot. */
+/* Writes PID.core (mode 0600) into a draft, without memory. -EBADMSG: the snapshot is not one that
+ * image_read() would accept, so nothing is written. Not synced to the disk: what it describes, the twin, does
+ * not survive this boot. */
 int image_draft_write(struct image_draft *draft, const struct snapshot *snapshot,
                       struct reseat_error **ret_error);
+/* The same with the memory that the rows of snapshot->vmas speak of; fills snapshot->extents. File and
+ * directory are on the disk afterwards, and image_draft_publish() sees to it that the name is, too. Takes
+ * little memory whatever the size. */
+int image_draft_write_memory(struct image_draft *draft, struct snapshot *snapshot,
+                             const struct image_source *source, struct reseat_error **ret_error);
+/* The same into a stream (docs/image.md). */
+int image_stream_write(int fd, struct snapshot *snapshot, const struct image_source *source,
+                       struct reseat_error **ret_error);
 /* Gives the draft its final name, without replacing anything (renameat2(2) RENAME_NOREPLACE, with link-free
  * fallback). Afterwards image_draft_end() only frees. */
 int image_draft_publish(struct image_draft *draft, struct reseat_error **ret_error);
@@ -42,16 +70,14 @@ int image_read(const char *dir, struct snapshot *ret_snapshot, uid_t *ret_owner,
 
 /* ---- an image that is read: the snapshot, and memory as far as it is asked for ---- */
 
-/* How far something long has got; asked for often. A negative errno ends it with that. */
-struct image_progress {
-    int (*report)(void *userdata, uint64_t done, uint64_t total); /* bytes; NULL: nobody wants to know */
-    void *userdata;
-};
-
 struct image;
 
 /* As image_read(), and keeps the file open for its memory. */
 int image_open(const char *dir, struct image **ret_image, struct reseat_error **ret_error);
+/* The image that comes in a stream; kept in a file without a name in $TMPDIR (or /var/tmp) until it is
+ * closed.
+ */
+int image_open_stream(int fd, struct image **ret_image, struct reseat_error **ret_error);
 void image_close(struct image **image); /* cleanup function */
 const struct snapshot *image_snapshot(const struct image *image);
 uid_t image_owner(const struct image *image);

@@ -5,10 +5,13 @@
  * Rests on XXH3 (xxhash.h), ZSTD_decompress (zstd.h), lseek(2) SEEK_DATA. */
 #include "image/image-internal.h"
 #include "image/image.h"
+#include "image/stream.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <xxhash.h>
 #include <zstd.h>
 
@@ -82,6 +85,43 @@ int image_open(const char *dir, struct image **ret_image, struct reseat_error **
     image->source.fd = image->fd;
     if (r == 0)
         r = decode(image, stored.pid, ret_error);
+    if (r < 0)
+        return error_prefix(ret_error, r, "%s", image->place);
+    *ret_image = TAKE_PTR(image);
+    return 0;
+}
+
+/* A file without a name: nobody else sees it, and it goes when it is closed. */
+static int open_nameless(struct reseat_error **ret_error)
+{
+    const char *place = getenv("TMPDIR");
+    place = place && *place ? place : "/var/tmp";
+    int fd = open(place, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR))
+        return fd < 0 ? error_errno(ret_error, -errno, "%s: making a file for the stream", place) : fd;
+    fd = memfd_create("reseat-stream", MFD_CLOEXEC); /* a filesystem that has no such files */
+    return fd < 0 ? error_errno(ret_error, -errno, "making a file for the stream") : fd;
+}
+
+int image_open_stream(int fd, struct image **ret_image, struct reseat_error **ret_error)
+{
+    _cleanup_(image_close) struct image *image = calloc(1, sizeof *image);
+    if (!image)
+        return error_errno(ret_error, -ENOMEM, "reading a stream");
+    image->fd = -EBADF;
+    image->place = strdup("the stream");
+    if (!image->place)
+        return error_errno(ret_error, -ENOMEM, "reading a stream");
+    image->owner = geteuid();
+    image->fd = open_nameless(ret_error);
+    if (image->fd < 0)
+        return image->fd;
+    int r = stream_receive(fd, image->fd, ret_error);
+    if (r < 0)
+        return r;
+    off_t length = lseek(image->fd, 0, SEEK_END);
+    image->source = (struct core_source){.fd = image->fd, .length = length < 0 ? 0 : (uint64_t)length};
+    r = decode(image, 0, ret_error);
     if (r < 0)
         return error_prefix(ret_error, r, "%s", image->place);
     *ret_image = TAKE_PTR(image);

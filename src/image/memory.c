@@ -1,0 +1,564 @@
+/* The memory of a process, written. Little by little: a thread takes the next run of pages (at most 1 MiB),
+ * reads it, leaves out pages of zeros, and writes the rest, so that a few buffers are all it takes whatever
+ * the size. Several threads do so at once, because reading, checksums and writing each take about as long.
+ *
+ * Where it goes in the file: a mapping lies there as it lies in memory, so that a program header can say so
+ * and a debugger can read it; what is not stored is a hole. Only very large mappings with large holes are
+ * divided, and with compression those that a debugger needs least (what is no stack, no file's and larger
+ * than 1 MiB): their extents follow each other, and no program header shows them.
+ *
+ * Rests on process_vm_readv(2); on /proc/PID/mem for pages that the program itself may not read; on XXH3 and
+ * ZSTD_compressCCtx. */
+#include "image/memory.h"
+#include "image/image-internal.h"
+#include "image/image.h"
+#include "target/arch/arch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <xxhash.h>
+#include <zstd.h>
+
+#define WHOLE_BYTES_MAX                                                                                      \
+    (UINT64_C(64) << 20) /* up to this size a mapping has its place in the file, holes and all */
+#define GAP_BYTES_MAX   WHOLE_BYTES_MAX /* in a larger one, a hole up to this size is a hole in the file */
+#define PLAIN_BYTES_MAX (UINT64_C(1) << 20) /* never compressed up to this size */
+#define THREADS_MAX     4
+#define ALONE_BYTES_MAX (UINT64_C(8) << 20) /* other threads do not pay for less */
+#define COMPRESSION     3
+#define NOT_PLACED      UINT64_MAX
+
+/* A stretch of a mapping that lies in the file as it lies in memory. */
+struct placement {
+    size_t vma;
+    uint64_t start, end, file_offset;
+};
+
+/* What all threads share; `lock` guards it. */
+struct writing {
+    pthread_mutex_t lock;
+    struct snapshot *snapshot;
+    const struct image_source *source;
+    struct core_sink *sink;
+    int mem_fd;
+    struct page_scan scan;
+    struct placement *placements;
+    size_t placement_count;
+    size_t whole_vma; /* the mapping at hand, if it has its place: */
+    uint64_t whole_offset;
+    uint64_t next_offset;
+    uint64_t done, total; /* bytes, for the progress */
+    int result;
+    struct reseat_error *error;
+};
+
+static void writing_end(struct writing *writing)
+{
+    pthread_mutex_destroy(&writing->lock);
+    page_scan_end(&writing->scan);
+    base_close(&writing->mem_fd);
+    free(writing->placements);
+    base_error_free(&writing->error);
+}
+
+/* What one thread has for itself. */
+struct worker {
+    struct writing *writing;
+    uint8_t *content, *packed;
+    size_t packed_room;
+    ZSTD_CCtx *context;
+    bool reports; /* it alone tells how far it is */
+    pthread_t thread;
+    bool is_started;
+};
+
+/* A run that a thread has taken. */
+struct chunk {
+    uint64_t start, end;
+    uint64_t file_offset; /* NOT_PLACED: compressed */
+    bool leaves_out_zeros;
+};
+
+static uint64_t round_up(uint64_t number)
+{
+    return (number + CORE_PAGE_BYTES - 1) & ~(uint64_t)(CORE_PAGE_BYTES - 1);
+}
+
+/* ---- where a run goes in the file ---- */
+
+static bool is_of_file(const struct snapshot_vma *vma)
+{
+    return (vma->kind == SNAPSHOT_VMA_FILE || vma->kind == SNAPSHOT_VMA_OBJECT) &&
+           !(vma->flags & SNAPSHOT_VMA_STORED);
+}
+
+static bool has_stack(const struct snapshot *snapshot, const struct snapshot_vma *vma)
+{
+    for (size_t i = 0; i < snapshot->threads_count; i++) {
+        uint64_t sp = arch_sp(snapshot->threads[i].regs);
+        if (sp >= vma->start && sp < vma->end)
+            return true;
+    }
+    return false;
+}
+
+static bool is_compressed(const struct writing *writing, const struct snapshot_vma *vma)
+{
+    uint64_t length = vma->end - vma->start;
+    if (!(writing->source->flags & IMAGE_COMPRESS) || length <= PLAIN_BYTES_MAX)
+        return false;
+    return length > WHOLE_BYTES_MAX || (!is_of_file(vma) && !has_stack(writing->snapshot, vma));
+}
+
+static struct placement *add_placement(struct writing *writing, size_t vma, uint64_t start, uint64_t end,
+                                       uint64_t file_offset)
+{
+    struct placement *placement = array_append(writing->placements, writing->placement_count);
+    if (placement)
+        *placement = (struct placement){vma, start, end, file_offset};
+    return placement;
+}
+
+/* In a mapping that has its place. Of one of a file only what is stored is shown: the rest a debugger reads
+ * from the file itself. */
+static struct placement *place_whole(struct writing *writing, const struct page_run *run)
+{
+    const struct snapshot_vma *vma = &writing->snapshot->vmas[run->vma];
+    if (writing->whole_vma != run->vma) {
+        writing->whole_vma = run->vma;
+        writing->whole_offset = round_up(writing->next_offset);
+        writing->next_offset = writing->whole_offset + (vma->end - vma->start);
+        if (!is_of_file(vma))
+            return add_placement(writing, run->vma, vma->start, vma->end, writing->whole_offset);
+    }
+    return add_placement(writing, run->vma, run->start, run->end,
+                         writing->whole_offset + (run->start - vma->start));
+}
+
+static struct placement *place_part(struct writing *writing, const struct page_run *run,
+                                    struct placement *last)
+{
+    const struct snapshot_vma *vma = &writing->snapshot->vmas[run->vma];
+    uint64_t gap_max = is_of_file(vma) ? 0 : GAP_BYTES_MAX;
+    if (last && run->start - last->end <= gap_max) {
+        last->end = run->end;
+    } else {
+        uint64_t start = !last && run->start - vma->start <= gap_max ? vma->start : run->start;
+        last = add_placement(writing, run->vma, start, run->end, round_up(writing->next_offset));
+    }
+    if (last)
+        writing->next_offset = last->file_offset + (last->end - last->start);
+    return last;
+}
+
+static int place(struct writing *writing, const struct page_run *run, uint64_t *ret_file_offset)
+{
+    const struct snapshot_vma *vma = &writing->snapshot->vmas[run->vma];
+    struct placement *last =
+        writing->placement_count ? &writing->placements[writing->placement_count - 1] : NULL;
+    if (last && last->vma != run->vma)
+        last = NULL;
+    bool is_whole = vma->end - vma->start <= WHOLE_BYTES_MAX;
+    if (is_whole && last && run->start <= last->end)
+        last->end = run->end > last->end ? run->end : last->end; /* follows, or lies within */
+    else
+        last = is_whole ? place_whole(writing, run) : place_part(writing, run, last);
+    if (!last)
+        return -ENOMEM;
+    *ret_file_offset = last->file_offset + (run->start - last->start);
+    return 0;
+}
+
+/* Takes the next run: 1, or 0 if there is none. */
+static int take_chunk(struct writing *writing, struct chunk *ret_chunk)
+{
+    struct page_run run;
+    int r = page_scan_next(&writing->scan, CORE_EXTENT_BYTES_MAX, &run);
+    if (r <= 0)
+        return r;
+    const struct snapshot_vma *vma = &writing->snapshot->vmas[run.vma];
+    *ret_chunk = (struct chunk){run.start, run.end, NOT_PLACED, !is_of_file(vma)};
+    if (!is_compressed(writing, vma))
+        r = place(writing, &run, &ret_chunk->file_offset);
+    writing->done += run.end - run.start;
+    return r < 0 ? r : 1;
+}
+
+/* ---- one run ---- */
+
+/* Sets the result that all threads end with; the first failure is told. */
+static int fail(struct writing *writing, int code, const char *format, ...) _printf_(3, 4);
+static int fail(struct writing *writing, int code, const char *format, ...)
+{
+    char sentence[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(sentence, sizeof sentence, format, arguments);
+    va_end(arguments);
+    pthread_mutex_lock(&writing->lock);
+    if (writing->result == 0)
+        writing->result = error_errno(&writing->error, code, "%s", sentence);
+    pthread_mutex_unlock(&writing->lock);
+    return code;
+}
+
+/* Page by page, with the right of a tracer to read what the program may not. */
+static int read_pages(struct writing *writing, uint64_t address, uint8_t *to, uint64_t length)
+{
+    for (uint64_t done = 0; done < length; done += CORE_PAGE_BYTES) {
+        ssize_t n = pread(writing->mem_fd, to + done, CORE_PAGE_BYTES, (off_t)(address + done));
+        if (n == CORE_PAGE_BYTES)
+            continue;
+        int r = n < 0 ? -errno : -EIO;
+        if (!page_is_guard(&writing->scan, address + done))
+            return fail(writing, r, "reading the memory at %" PRIx64 " of process %u", address + done,
+                        writing->snapshot->process.pid);
+        memset(to + done, 0, CORE_PAGE_BYTES);
+    }
+    return 0;
+}
+
+/* What we have written into the process ourselves (target.h) stood where there were zeros. */
+static void take_out_stub(const struct snapshot *snapshot, uint64_t address, uint8_t *content,
+                          uint64_t length)
+{
+    uint64_t stub = snapshot->process.stub_address;
+    if (stub && stub >= address && stub < address + length) {
+        uint64_t left = address + length - stub;
+        memset(content + (stub - address), 0, left < ARCH_STUB_BYTES ? left : ARCH_STUB_BYTES);
+    }
+}
+
+static int read_memory(struct writing *writing, uint64_t address, uint8_t *to, uint64_t length)
+{
+    struct iovec local = {to, length}, remote = {(void *)(uintptr_t)address, length};
+    ssize_t n = process_vm_readv(writing->source->pid, &local, 1, &remote, 1, 0);
+    uint64_t done = n < 0 ? 0 : (uint64_t)n & ~(uint64_t)(CORE_PAGE_BYTES - 1);
+    int r = done < length ? read_pages(writing, address + done, to + done, length - done) : 0;
+    if (r == 0)
+        take_out_stub(writing->snapshot, address, to, length);
+    return r;
+}
+
+static bool is_zero_page(const uint8_t *page)
+{
+    uint64_t first;
+    memcpy(&first, page, sizeof first);
+    return first == 0 && memcmp(page, page + sizeof first, CORE_PAGE_BYTES - sizeof first) == 0;
+}
+
+/* Compresses, and takes the next place in the file. What does not get smaller is stored as it is. */
+static int pack(struct worker *worker, struct snapshot_extent *extent, const uint8_t **content)
+{
+    size_t length = ZSTD_compressCCtx(worker->context, worker->packed, worker->packed_room, *content,
+                                      extent->length, COMPRESSION);
+    if (!ZSTD_isError(length) && length < extent->length) {
+        *content = worker->packed;
+        extent->stored_length = length;
+    }
+    pthread_mutex_lock(&worker->writing->lock);
+    extent->file_offset = worker->writing->next_offset;
+    worker->writing->next_offset += (extent->stored_length + 7) & ~UINT64_C(7);
+    pthread_mutex_unlock(&worker->writing->lock);
+    return 0;
+}
+
+static int write_extent(struct worker *worker, uint64_t address, const uint8_t *content, uint64_t length,
+                        uint64_t file_offset)
+{
+    struct writing *writing = worker->writing;
+    struct snapshot_extent extent = {.address = address,
+                                     .length = length,
+                                     .file_offset = file_offset,
+                                     .stored_length = length};
+    if (file_offset == NOT_PLACED)
+        pack(worker, &extent, &content);
+    extent.checksum = XXH3_64bits(content, extent.stored_length);
+    int r = core_sink_write(writing->sink, extent.file_offset, content, extent.stored_length);
+    if (r < 0)
+        return fail(writing, r, "writing memory");
+    pthread_mutex_lock(&writing->lock);
+    struct snapshot_extent *row = array_append(writing->snapshot->extents, writing->snapshot->extents_count);
+    if (row)
+        *row = extent;
+    pthread_mutex_unlock(&writing->lock);
+    return row ? 0 : fail(writing, -ENOMEM, "writing memory");
+}
+
+static int write_chunk(struct worker *worker, const struct chunk *chunk)
+{
+    uint64_t length = chunk->end - chunk->start, at = 0;
+    int r = read_memory(worker->writing, chunk->start, worker->content, length);
+    while (r == 0 && at < length) {
+        uint64_t end = at;
+        while (end < length && !(chunk->leaves_out_zeros && is_zero_page(worker->content + end)))
+            end += CORE_PAGE_BYTES;
+        if (end > at)
+            r = write_extent(worker, chunk->start + at, worker->content + at, end - at,
+                             chunk->file_offset == NOT_PLACED ? NOT_PLACED : chunk->file_offset + at);
+        at = end + CORE_PAGE_BYTES;
+    }
+    return r;
+}
+
+/* ---- the threads ---- */
+
+static int report_progress(struct writing *writing)
+{
+    const struct image_progress *progress = &writing->source->progress;
+    int r = progress->report ? progress->report(progress->userdata, writing->done, writing->total) : 0;
+    return r < 0 ? fail(writing, r, "writing memory") : 0;
+}
+
+static void *run_worker(void *argument)
+{
+    struct worker *worker = argument;
+    struct writing *writing = worker->writing;
+    int r = 1;
+    while (r > 0) {
+        struct chunk chunk;
+        pthread_mutex_lock(&writing->lock);
+        r = writing->result < 0 ? writing->result : take_chunk(writing, &chunk);
+        pthread_mutex_unlock(&writing->lock);
+        if (r < 0)
+            fail(writing, r, "looking for the pages of process %u", writing->snapshot->process.pid);
+        if (r > 0 && write_chunk(worker, &chunk) < 0)
+            r = -EIO;
+        if (r > 0 && worker->reports && report_progress(writing) < 0)
+            r = -EINTR;
+    }
+    return NULL;
+}
+
+static int begin_worker(struct worker *worker, struct writing *writing)
+{
+    worker->writing = writing;
+    worker->content = malloc(CORE_EXTENT_BYTES_MAX);
+    if (writing->source->flags & IMAGE_COMPRESS) {
+        worker->packed_room = ZSTD_compressBound(CORE_EXTENT_BYTES_MAX);
+        worker->packed = malloc(worker->packed_room);
+        worker->context = ZSTD_createCCtx();
+        if (!worker->packed || !worker->context)
+            return -ENOMEM;
+    }
+    return worker->content ? 0 : -ENOMEM;
+}
+
+static void end_worker(struct worker *worker)
+{
+    if (worker->is_started)
+        pthread_join(worker->thread, NULL);
+    free(worker->content);
+    free(worker->packed);
+    ZSTD_freeCCtx(worker->context);
+}
+
+static size_t choose_thread_count(uint64_t total)
+{
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    if (total <= ALONE_BYTES_MAX || processors <= 1)
+        return 1;
+    return processors < THREADS_MAX ? (size_t)processors : THREADS_MAX;
+}
+
+/* Our signals are for the caller's threads. */
+static void start_thread(struct worker *worker)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    worker->is_started = pthread_create(&worker->thread, NULL, run_worker, worker) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static int run_workers(struct writing *writing)
+{
+    struct worker workers[THREADS_MAX] = {0};
+    size_t count = choose_thread_count(writing->total);
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < count; i++)
+        r = begin_worker(&workers[i], writing);
+    workers[0].reports = true;
+    for (size_t i = 1; r == 0 && i < count; i++)
+        start_thread(&workers[i]); /* if it cannot be had, the others do its part */
+    if (r == 0)
+        run_worker(&workers[0]);
+    for (size_t i = count; i-- > 0;)
+        end_worker(&workers[i]);
+    return r < 0 ? fail(writing, r, "writing memory") : writing->result;
+}
+
+/* ---- what the file says of it ---- */
+
+static int compare_addresses(const void *a, const void *b)
+{
+    const struct snapshot_extent *left = a, *right = b;
+    return left->address < right->address ? -1 : left->address > right->address;
+}
+
+static int add_segment(struct core_memory *memory, const struct snapshot_vma *vma, uint64_t start,
+                       uint64_t end, uint64_t file_offset, bool is_in_file)
+{
+    if (start >= end)
+        return 0;
+    Elf64_Phdr *segment = array_append(memory->segments, memory->segment_count);
+    if (!segment)
+        return -ENOMEM;
+    *segment = (Elf64_Phdr){
+        .p_type = PT_LOAD,
+        .p_flags = (Elf64_Word)((vma->protection & PROT_READ ? PF_R : 0) |
+                                (vma->protection & PROT_WRITE ? PF_W : 0) |
+                                (vma->protection & PROT_EXEC ? PF_X : 0)),
+        .p_offset = file_offset,
+        .p_vaddr = start,
+        .p_filesz = is_in_file ? end - start : 0,
+        .p_memsz = end - start,
+        .p_align = CORE_PAGE_BYTES,
+    };
+    return 0;
+}
+
+/* Memory that the process could read although it has never touched it: zeros. */
+static bool is_blank(const struct snapshot_vma *vma)
+{
+    return vma->kind == SNAPSHOT_VMA_ANONYMOUS && (vma->protection & PROT_READ) &&
+           vma->end - vma->start <= WHOLE_BYTES_MAX;
+}
+
+/* One mapping: what lies in the file, and what does not. */
+static int add_segments_of(struct writing *writing, size_t vma_index, size_t *next,
+                           struct core_memory *memory)
+{
+    const struct snapshot_vma *vma = &writing->snapshot->vmas[vma_index];
+    uint64_t at = vma->start;
+    int r = 0;
+    for (; r == 0 && *next < writing->placement_count; (*next)++) {
+        const struct placement *placement = &writing->placements[*next];
+        if (placement->vma != vma_index)
+            break;
+        r = add_segment(memory, vma, at, placement->start, memory->start, false);
+        if (r == 0)
+            r = add_segment(memory, vma, placement->start, placement->end, placement->file_offset, true);
+        at = placement->end;
+    }
+    if (r < 0 || at > vma->start || is_compressed(writing, vma) || !is_blank(vma))
+        return r < 0 ? r : add_segment(memory, vma, at, vma->end, memory->start, false);
+    uint64_t offset = round_up(writing->next_offset);
+    writing->next_offset = offset + (vma->end - vma->start);
+    return add_segment(memory, vma, vma->start, vma->end, offset, true);
+}
+
+static int describe(struct writing *writing, struct core_memory *memory, struct reseat_error **ret_error)
+{
+    struct snapshot *snapshot = writing->snapshot;
+    if (snapshot->extents_count)
+        qsort(snapshot->extents, snapshot->extents_count, sizeof snapshot->extents[0], compare_addresses);
+    memory->start = CORE_PAGE_BYTES;
+    size_t next = 0;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
+        r = add_segments_of(writing, i, &next, memory);
+    memory->end = round_up(writing->next_offset);
+    Elf64_Phdr *notes = r == 0 ? array_append(memory->segments, memory->segment_count) : NULL;
+    if (!notes)
+        return error_errno(ret_error, -ENOMEM, "describing the memory of process %u", snapshot->process.pid);
+    r = core_notes_make(snapshot, writing->source->pid, &memory->notes, &memory->notes_length, ret_error);
+    *notes = (Elf64_Phdr){.p_type = PT_NOTE, .p_filesz = memory->notes_length, .p_align = 4};
+    return r;
+}
+
+/* ---- all of it ---- */
+
+void core_memory_end(struct core_memory *memory)
+{
+    free(memory->segments);
+    free(memory->notes);
+    *memory = (struct core_memory){0};
+}
+
+/* How much there will be, roughly: zeros are not known yet. */
+static int count_bytes(struct writing *writing, struct reseat_error **ret_error)
+{
+    _cleanup_(page_scan_end) struct page_scan scan = {0};
+    struct page_run run;
+    int r = page_scan_begin(&scan, writing->source->pid, writing->snapshot,
+                            writing->source->flags & IMAGE_SELF_CONTAINED, ret_error);
+    if (r < 0)
+        return r;
+    while ((r = page_scan_next(&scan, SIZE_MAX / 2, &run)) > 0)
+        writing->total += run.end - run.start;
+    return r < 0 ? error_errno(ret_error, r, "looking for the pages of process %u",
+                               writing->snapshot->process.pid)
+                 : 0;
+}
+
+int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,
+                      struct core_memory *ret_memory, struct reseat_error **ret_error)
+{
+    _cleanup_(core_memory_end) struct core_memory memory = {0};
+    _cleanup_(writing_end) struct writing writing = {
+        .lock = PTHREAD_MUTEX_INITIALIZER,
+        .snapshot = snapshot,
+        .source = source,
+        .sink = sink,
+        .mem_fd = -EBADF,
+        .scan = {.proc_fd = -EBADF, .pagemap_fd = -EBADF, .object_fd = -EBADF},
+        .whole_vma = SIZE_MAX,
+        .next_offset = CORE_PAGE_BYTES,
+    };
+    free(TAKE_PTR(snapshot->extents));
+    snapshot->extents_count = 0;
+    int r = count_bytes(&writing, ret_error);
+    if (r == 0)
+        r = page_scan_begin(&writing.scan, source->pid, snapshot, source->flags & IMAGE_SELF_CONTAINED,
+                            ret_error);
+    if (r < 0)
+        return r;
+    writing.mem_fd = openat(writing.scan.proc_fd, "mem", O_RDONLY | O_CLOEXEC);
+    if (writing.mem_fd < 0)
+        return error_errno(ret_error, -errno, "opening the memory of process %d", source->pid);
+    r = run_workers(&writing);
+    if (r < 0) {
+        if (ret_error)
+            *ret_error = TAKE_PTR(writing.error);
+        return r;
+    }
+    r = describe(&writing, &memory, ret_error);
+    if (r == 0)
+        *ret_memory = TAKE_GENERIC(memory, (struct core_memory){0});
+    return r;
+}
+
+/* Last of all comes the header, without which it is no ELF file. */
+int core_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,
+               struct reseat_error **ret_error)
+{
+    _cleanup_(core_memory_end) struct core_memory memory = {0};
+    struct core_layout layout;
+    int r = core_check_snapshot(snapshot, ret_error);
+    if (r < 0)
+        return error_prefix(ret_error, r, "what was captured cannot be stored");
+    r = core_memory_write(sink, snapshot, source, &memory, ret_error);
+    if (r == 0)
+        r = core_check_snapshot(snapshot, ret_error);
+    if (r < 0)
+        return r;
+    core_layout_make(snapshot, &memory, &layout);
+    if (layout.length - layout.start > CORE_BYTES_MAX)
+        return error_set(ret_error, -EFBIG, "would have %llu bytes of tables, %llu are allowed",
+                         (unsigned long long)(layout.length - layout.start), CORE_BYTES_MAX);
+    uint64_t offset = layout.start;
+    for (size_t i = 0; r == 0 && i < layout.piece_count; i++) {
+        r = core_sink_write(sink, offset, layout.pieces[i].iov_base, layout.pieces[i].iov_len);
+        offset += layout.pieces[i].iov_len;
+    }
+    if (r == 0)
+        r = core_sink_write(sink, 0, &layout.header, sizeof layout.header);
+    return r < 0 ? error_errno(ret_error, r, "writing") : 0;
+}

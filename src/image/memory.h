@@ -1,0 +1,80 @@
+/* What the makers of an image share about memory: which pages (pages.c), the notes of a core file
+ * (core_notes.c), and where bytes go (sink.c). */
+#pragma once
+
+#include "base/base.h"
+#include "snapshot/snapshot.h"
+
+#include <pthread.h>
+
+/* ---- pages.c ---- */
+
+enum page_method {
+    PAGE_METHOD_NONE,   /* nothing is stored */
+    PAGE_METHOD_OWN,    /* pages of its own: present or swapped, not of a file */
+    PAGE_METHOD_OBJECT, /* what the shared object holds */
+    PAGE_METHOD_ALL,    /* every page */
+};
+
+struct page_scan {
+    struct snapshot *snapshot; /* mappings that are stored as a whole are marked in it */
+    bool self_contained;
+    int proc_fd, pagemap_fd;
+    int object_fd; /* of the shared object of the mapping at hand */
+    bool has_scan_call;
+    size_t vma; /* at hand */
+    bool is_begun;
+    enum page_method method;
+    uint64_t at;
+    uint64_t *entries; /* of pagemap */
+    uint64_t entry_first;
+    size_t entry_count;
+};
+
+/* Pages next to each other in one mapping. */
+struct page_run {
+    size_t vma;
+    uint64_t start, end;
+};
+
+int page_scan_begin(struct page_scan *scan, pid_t pid, struct snapshot *snapshot, bool self_contained,
+                    struct reseat_error **ret_error);
+void page_scan_end(struct page_scan *scan); /* cleanup function */
+/* The next run, at most `longest` bytes, ascending; 1, 0 at the end, or a negative errno. */
+int page_scan_next(struct page_scan *scan, size_t longest, struct page_run *ret_run);
+/* Whether a page that cannot be read is a guard (MADV_GUARD_INSTALL, Linux 6.13). */
+bool page_is_guard(struct page_scan *scan, uint64_t address);
+
+/* ---- core_notes.c ---- */
+
+/* The notes of a core file: NT_PRSTATUS, NT_FPREGSET, … of each thread, NT_PRPSINFO, NT_AUXV, NT_FILE. What
+ * the snapshot does not say of the process is read from process `pid`, its twin. */
+int core_notes_make(const struct snapshot *snapshot, pid_t pid, uint8_t **ret_notes, size_t *ret_length,
+                    struct reseat_error **ret_error);
+
+/* ---- sink.c: where the bytes of a file go ---- */
+
+/* A file that can be written anywhere, or a stream, which carries what would be written and where. */
+struct core_sink {
+    int fd;
+    bool is_stream;
+    pthread_mutex_t lock; /* stream: one frame after the other; and: */
+    uint64_t end;         /* the length of the file so far */
+};
+
+/* May be called by several threads at once. */
+int core_sink_write(struct core_sink *sink, uint64_t offset, const void *data, size_t length);
+
+/* ---- memory.c ---- */
+
+struct core_memory;
+struct image_source;
+
+/* Writes the memory of a process, extent by extent, into a sink, from offset CORE_PAGE_BYTES on. The extents
+ * go into the snapshot, and into *ret_memory what the file has to say of it. */
+int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,
+                      struct core_memory *ret_memory, struct reseat_error **ret_error);
+void core_memory_end(struct core_memory *memory); /* cleanup function */
+/* All of a file with memory. */
+int core_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,
+               struct reseat_error **ret_error);

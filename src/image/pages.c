@@ -1,0 +1,334 @@
+/* Which pages of a process have to be stored: those that could not be had otherwise. Of private memory the
+ * pages that it has of its own, wherever they are (in memory, swapped out); of a private mapping of a file
+ * only those that it has written; of shared memory what the object holds, once, however often it is mapped.
+ * What is in a file or in an object of the object table is stored there.
+ *
+ * Rests on PAGEMAP_SCAN (Linux 6.7, Documentation/admin-guide/mm/pagemap.rst), before that on
+ * proc_pid_pagemap(5), whose flags (present, swapped, of a file) need no privilege; for shared memory on
+ * lseek(2) SEEK_DATA through /proc/PID/map_files, where that may be opened. */
+#include "image/image-internal.h"
+#include "image/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/ioctl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+/* linux/fs.h of Linux 6.7. */
+struct scan_region {
+    uint64_t start, end, categories;
+};
+
+struct scan_arguments {
+    uint64_t size, flags, start, end, walk_end, regions, region_count, max_pages;
+    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+#define PAGEMAP_SCAN_CALL _IOWR('f', 16, struct scan_arguments)
+#define PAGE_IS_FILE      (1U << 2)
+#define PAGE_IS_PRESENT   (1U << 3)
+#define PAGE_IS_SWAPPED   (1U << 4)
+#define PAGE_IS_PFNZERO   (1U << 5)
+
+/* Bits of an entry of pagemap. */
+#define ENTRY_GUARD     (UINT64_C(1) << 58)
+#define ENTRY_FILE      (UINT64_C(1) << 61)
+#define ENTRY_SWAPPED   (UINT64_C(1) << 62)
+#define ENTRY_PRESENT   (UINT64_C(1) << 63)
+
+#define ENTRIES_AT_ONCE 8192
+
+int page_scan_begin(struct page_scan *scan, pid_t pid, struct snapshot *snapshot, bool self_contained,
+                    struct reseat_error **ret_error)
+{
+    *scan = (struct page_scan){
+        .snapshot = snapshot,
+        .self_contained = self_contained,
+        .proc_fd = proc_open(pid),
+        .pagemap_fd = -EBADF,
+        .object_fd = -EBADF,
+        .has_scan_call = true,
+    };
+    int r = scan->proc_fd;
+    if (r >= 0) {
+        scan->pagemap_fd = openat(scan->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
+        r = scan->pagemap_fd < 0 ? -errno : 0;
+    }
+    return r < 0 ? error_errno(ret_error, r, "opening the page map of process %d", pid) : 0;
+}
+
+void page_scan_end(struct page_scan *scan)
+{
+    base_close(&scan->proc_fd);
+    base_close(&scan->pagemap_fd);
+    base_close(&scan->object_fd);
+    free(scan->entries);
+}
+
+/* ---- how each mapping is looked at ---- */
+
+static bool is_file(const struct snapshot_vma *vma)
+{
+    return vma->kind == SNAPSHOT_VMA_FILE || vma->kind == SNAPSHOT_VMA_OBJECT;
+}
+
+/* What nobody else keeps: a file without a name that no capability is on. */
+static bool is_orphan(const struct snapshot_vma *vma)
+{
+    return vma->kind == SNAPSHOT_VMA_OBJECT && vma->object == 0;
+}
+
+static enum page_method choose_method(const struct page_scan *scan, const struct snapshot_vma *vma)
+{
+    switch (vma->kind) {
+    case SNAPSHOT_VMA_VDSO:
+        return PAGE_METHOD_ALL;
+    case SNAPSHOT_VMA_ANONYMOUS:
+        return PAGE_METHOD_OWN;
+    case SNAPSHOT_VMA_FILE:
+    case SNAPSHOT_VMA_OBJECT:
+        if (is_orphan(vma) || (scan->self_contained && vma->kind == SNAPSHOT_VMA_FILE))
+            return PAGE_METHOD_ALL;
+        return vma->flags & SNAPSHOT_VMA_MAP_SHARED ? PAGE_METHOD_NONE : PAGE_METHOD_OWN;
+    case SNAPSHOT_VMA_SHARED:
+    case SNAPSHOT_VMA_SYSV:
+        return PAGE_METHOD_OBJECT;
+    default:
+        return PAGE_METHOD_NONE;
+    }
+}
+
+/* Where the content of a mapping ends: behind the end of a file there is nothing but a bus error. */
+static uint64_t content_end(const struct snapshot_vma *vma)
+{
+    uint64_t length = vma->end - vma->start;
+    if (!is_file(vma))
+        return vma->end;
+    if (vma->file_size <= vma->offset)
+        return vma->start;
+    uint64_t in_file =
+        (vma->file_size - vma->offset + CORE_PAGE_BYTES - 1) & ~(uint64_t)(CORE_PAGE_BYTES - 1);
+    return vma->start + (in_file < length ? in_file : length);
+}
+
+static bool is_same_object(const struct snapshot_vma *a, const struct snapshot_vma *b)
+{
+    return a->kind == b->kind && a->device_major == b->device_major && a->device_minor == b->device_minor &&
+           a->inode == b->inode;
+}
+
+/* The part of [at, end) of a mapping of a shared object that no mapping before it has shown: moves `at` on,
+ * and returns where that part ends. */
+static uint64_t skip_shown(const struct snapshot *snapshot, const struct snapshot_vma *vma, uint64_t *at)
+{
+    size_t own = (size_t)(vma - snapshot->vmas);
+    uint64_t end = vma->end;
+    for (size_t i = 0; i < own && *at < vma->end; i++) {
+        const struct snapshot_vma *other = &snapshot->vmas[i];
+        if (!is_same_object(other, vma))
+            continue;
+        uint64_t shown = other->offset, shown_end = shown + (other->end - other->start);
+        uint64_t place = vma->offset + (*at - vma->start);
+        if (place >= shown && place < shown_end) {
+            *at += shown_end - place;
+            end = vma->end;
+            i = SIZE_MAX; /* from the beginning: another may show what comes next */
+        } else if (place < shown && *at + (shown - place) < end) {
+            end = *at + (shown - place);
+        }
+    }
+    return end;
+}
+
+/* ---- the methods ---- */
+
+/* By the ioctl; 0 if there is no page of its own up to `end`. */
+static int find_by_scan(struct page_scan *scan, uint64_t at, uint64_t end, uint64_t *ret_start,
+                        uint64_t *ret_end)
+{
+    struct scan_region region = {0};
+    struct scan_arguments arguments = {
+        .size = sizeof arguments,
+        .start = at,
+        .end = end,
+        .regions = (uint64_t)(uintptr_t)&region,
+        .region_count = 1,
+        .category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO,
+        .category_mask = PAGE_IS_FILE | PAGE_IS_PFNZERO,
+        .category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+        .return_mask = PAGE_IS_FILE,
+    };
+    int r;
+    do
+        r = ioctl(scan->pagemap_fd, PAGEMAP_SCAN_CALL, &arguments);
+    while (r < 0 && errno == EINTR);
+    if (r < 0)
+        return -errno;
+    *ret_start = region.start;
+    *ret_end = region.end;
+    return r > 0;
+}
+
+static bool is_own(uint64_t entry)
+{
+    return (entry & (ENTRY_PRESENT | ENTRY_SWAPPED)) && !(entry & (ENTRY_FILE | ENTRY_GUARD));
+}
+
+/* The entries from page `first` on, as many as are kept; sets scan->entry_first. */
+static int fill_entries(struct page_scan *scan, uint64_t first, uint64_t count)
+{
+    if (!scan->entries)
+        scan->entries = malloc(ENTRIES_AT_ONCE * sizeof *scan->entries);
+    if (!scan->entries)
+        return -ENOMEM;
+    if (count > ENTRIES_AT_ONCE)
+        count = ENTRIES_AT_ONCE;
+    ssize_t n = pread(scan->pagemap_fd, scan->entries, count * sizeof *scan->entries,
+                      (off_t)(first * sizeof *scan->entries));
+    if (n < 0)
+        return -errno;
+    scan->entry_first = first;
+    scan->entry_count = (size_t)n / sizeof *scan->entries;
+    return scan->entry_count ? 0 : -EFAULT; /* beyond the address space */
+}
+
+/* The entry of a page, read with those behind it up to `end_page`. */
+static int read_entry(struct page_scan *scan, uint64_t page, uint64_t end_page, uint64_t *ret_entry)
+{
+    if (page < scan->entry_first || page - scan->entry_first >= scan->entry_count) {
+        int r = fill_entries(scan, page, end_page - page);
+        if (r < 0)
+            return r;
+    }
+    *ret_entry = scan->entries[page - scan->entry_first];
+    return 0;
+}
+
+static int find_by_entries(struct page_scan *scan, uint64_t at, uint64_t end, uint64_t *ret_start,
+                           uint64_t *ret_end)
+{
+    uint64_t page = at / CORE_PAGE_BYTES, end_page = end / CORE_PAGE_BYTES, entry = 0;
+    int r = 0;
+    for (; page < end_page && (r = read_entry(scan, page, end_page, &entry)) == 0 && !is_own(entry); page++)
+        ;
+    if (r < 0 || page == end_page)
+        return r;
+    *ret_start = page * CORE_PAGE_BYTES;
+    for (; page < end_page && (r = read_entry(scan, page, end_page, &entry)) == 0 && is_own(entry); page++)
+        ;
+    *ret_end = page * CORE_PAGE_BYTES;
+    return r < 0 ? r : 1;
+}
+
+static int find_own(struct page_scan *scan, uint64_t at, uint64_t end, uint64_t *ret_start, uint64_t *ret_end)
+{
+    if (scan->has_scan_call) {
+        int r = find_by_scan(scan, at, end, ret_start, ret_end);
+        if (r != -ENOTTY && r != -EINVAL)
+            return r;
+        scan->has_scan_call = false;
+    }
+    return find_by_entries(scan, at, end, ret_start, ret_end);
+}
+
+/* What a shared object holds; all of it if it cannot be asked (then its holes are read as zeros). */
+static int find_in_object(struct page_scan *scan, const struct snapshot_vma *vma, uint64_t at, uint64_t end,
+                          uint64_t *ret_start, uint64_t *ret_end)
+{
+    off_t place = (off_t)(vma->offset + (at - vma->start));
+    off_t data = scan->object_fd < 0 ? -1 : lseek(scan->object_fd, place, SEEK_DATA);
+    if (data < 0 && scan->object_fd >= 0 && errno == ENXIO)
+        return 0; /* a hole up to its end */
+    *ret_start = at;
+    *ret_end = end;
+    if (data < 0)
+        return 1;
+    off_t hole = lseek(scan->object_fd, data, SEEK_HOLE);
+    *ret_start = at + (uint64_t)(data - place);
+    if (*ret_start >= end)
+        return 0;
+    if (hole > data && (uint64_t)(hole - data) < end - *ret_start)
+        *ret_end =
+            *ret_start + (((uint64_t)(hole - data) + CORE_PAGE_BYTES - 1) & ~(uint64_t)(CORE_PAGE_BYTES - 1));
+    return 1;
+}
+
+static void open_object(struct page_scan *scan, const struct snapshot_vma *vma)
+{
+    char link[64];
+    snprintf(link, sizeof link, "map_files/%" PRIx64 "-%" PRIx64, vma->start, vma->end);
+    base_close(&scan->object_fd);
+    scan->object_fd = openat(scan->proc_fd, link, O_RDONLY | O_CLOEXEC);
+}
+
+/* ---- going through all of it ---- */
+
+static void begin_vma(struct page_scan *scan)
+{
+    struct snapshot_vma *vma = &scan->snapshot->vmas[scan->vma];
+    scan->method = choose_method(scan, vma);
+    scan->at = vma->start;
+    scan->is_begun = true;
+    if (scan->method == PAGE_METHOD_OBJECT)
+        open_object(scan, vma);
+    if (scan->method == PAGE_METHOD_ALL && is_file(vma))
+        vma->flags |= SNAPSHOT_VMA_STORED;
+}
+
+/* The next run in the mapping at hand. */
+static int find_run(struct page_scan *scan, uint64_t *ret_start, uint64_t *ret_end)
+{
+    const struct snapshot_vma *vma = &scan->snapshot->vmas[scan->vma];
+    uint64_t end = scan->method == PAGE_METHOD_ALL ? content_end(vma) : vma->end;
+    while (scan->method == PAGE_METHOD_OBJECT && scan->at < vma->end) {
+        end = skip_shown(scan->snapshot, vma, &scan->at);
+        if (scan->at >= vma->end)
+            return 0;
+        int r = find_in_object(scan, vma, scan->at, end, ret_start, ret_end);
+        if (r != 0)
+            return r;
+        scan->at = end;
+    }
+    if (scan->at >= end || scan->method == PAGE_METHOD_NONE || scan->method == PAGE_METHOD_OBJECT)
+        return 0;
+    if (scan->method == PAGE_METHOD_OWN)
+        return find_own(scan, scan->at, end, ret_start, ret_end);
+    *ret_start = scan->at;
+    *ret_end = end;
+    return 1;
+}
+
+int page_scan_next(struct page_scan *scan, size_t longest, struct page_run *ret_run)
+{
+    while (scan->vma < scan->snapshot->vmas_count) {
+        if (!scan->is_begun)
+            begin_vma(scan);
+        uint64_t start = 0, end = 0;
+        int r = find_run(scan, &start, &end);
+        if (r < 0)
+            return r;
+        if (r == 0) {
+            scan->vma++;
+            scan->is_begun = false;
+            continue;
+        }
+        /* Cut at multiples, so that extents of the same memory begin at the same addresses every time. */
+        uint64_t cut = (start / longest + 1) * longest;
+        if (end > cut)
+            end = cut;
+        scan->at = end;
+        *ret_run = (struct page_run){.vma = scan->vma, .start = start, .end = end};
+        return 1;
+    }
+    return 0;
+}
+
+bool page_is_guard(struct page_scan *scan, uint64_t address)
+{
+    uint64_t entry;
+    off_t place = (off_t)(address / CORE_PAGE_BYTES * sizeof entry);
+    return pread(scan->pagemap_fd, &entry, sizeof entry, place) == sizeof entry && (entry & ENTRY_GUARD);
+}
