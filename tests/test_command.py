@@ -22,7 +22,7 @@ def sleeper(context, **how):
 @each(line=[
     "", "fish", "--fish", "-x list", "caps", "caps x", "caps 0", "caps -1", "caps 1x", "caps +1", "caps 99999999999999999999",
     "caps 1 --json=yes", "list 1", "-q -v list", "checkpoint", "checkpoint x -o d --live", "checkpoint 1 2 -o d --live",
-    "checkpoint 1 --live", "checkpoint 1 -o", "checkpoint 1 -o d", "checkpoint 1 -o d --live --allow=all",
+    "checkpoint 1 --live", "checkpoint 1 -o", "checkpoint 1 -o - --live", "checkpoint 1 -o d --live --allow=all",
     "checkpoint 1 -o d --live=yes", "checkpoint 1 -o d --liv", "restore", "restore a b", "restore a --wait", "restore a --wait 5m",
     "restore a --wait -1", "restore a --wait 99999999999999999999", "restore a --slot 1", "restore a --slot =x",
     "restore a --slot x=/dev/null", "restore a --slot 1=", "restore a --slot 1=fd:x", "restore a --slot 1=fd:77",
@@ -35,12 +35,6 @@ def test_wrong_usage(context, line):
     assert result.stdout == ""
     first, *rest = result.stderr.splitlines()
     assert first.startswith("reseat: ") and rest[-1].startswith("usage: reseat "), result
-
-
-def test_images_do_not_exist_yet(context):
-    result = context.reseat("checkpoint", os.getpid(), "-o", "d", status=2)
-    assert "--live" in result.stderr and "do not exist yet" in result.stderr
-    assert not os.path.exists(context.path("d"))
 
 
 @each(verb=VERBS)

@@ -97,6 +97,20 @@ bool was_inherited(int fd);
  * Returns an exit status. */
 int slot_read(const struct cli *cli, const char *text, struct reseat_slot *ret_slot, bool *ret_is_ours);
 
+/* ---- progress.c ---- */
+
+struct progress {
+    const char *what; /* "writing memory" */
+    uint64_t start_ns, drawn_ns;
+    bool is_wanted;
+};
+
+void progress_begin(struct progress *progress, const struct cli *cli, const char *what);
+/* A reseat_progress_fn; `userdata` is the struct progress. */
+int progress_report(void *userdata, uint64_t done, uint64_t total);
+/* Takes the line away; cleanup function. */
+void progress_end(struct progress *progress);
+
 /* ---- output.c: messages, tables, JSON ---- */
 
 /* "reseat: …" on standard error, once for each line of the text; control characters made harmless. */

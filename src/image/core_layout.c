@@ -46,7 +46,7 @@ static Elf64_Shdr *add_section(struct core_layout *layout, const char *name, Elf
         .sh_type = type,
         .sh_offset = layout->length,
         .sh_size = length,
-        .sh_addralign = CORE_SECTION_ALIGNMENT,
+        .sh_addralign = type == SHT_NOTE ? 4 : CORE_SECTION_ALIGNMENT, /* what notes are padded to */
         .sh_entsize = type == SHT_PROGBITS ? row_length : 0,
     };
     add_piece(layout, data, length);

@@ -139,3 +139,27 @@ int directory_write_memory(int dir_fd, const char *name, struct snapshot *snapsh
         unlinkat(dir_fd, name, 0);
     return r;
 }
+
+int directory_write_tables(int dir_fd, const char *name, const struct snapshot *snapshot,
+                           struct core_memory *memory, int from_fd,
+                           int (*copy_memory)(int from_fd, int to_fd, uint64_t start, uint64_t end),
+                           const struct stat *owner, struct reseat_error **ret_error)
+{
+    struct core_layout layout;
+    _cleanup_close_ int fd = -EBADF;
+    int r = create_core(dir_fd, name, owner, &fd);
+    if (r < 0)
+        return error_errno(ret_error, r, "creating");
+    struct core_sink sink = {.fd = fd};
+    core_layout_make(snapshot, memory, &layout);
+    r = copy_memory(from_fd, fd, memory->start, memory->end);
+    if (r == 0)
+        r = core_layout_sink(&layout, &sink);
+    if (r == 0 && (fsync(fd) < 0 || fsync(dir_fd) < 0))
+        r = -errno;
+    if (r < 0) {
+        unlinkat(dir_fd, name, 0);
+        return error_errno(ret_error, r, "writing");
+    }
+    return 0;
+}

@@ -180,6 +180,12 @@ int directory_write_core(int dir_fd, const char *name, const struct snapshot *sn
 int directory_write_memory(int dir_fd, const char *name, struct snapshot *snapshot,
                            const struct image_source *source, struct reseat_error **ret_error);
 
+/* The same with memory that is in another file at the same places; on the disk afterwards. */
+int directory_write_tables(int dir_fd, const char *name, const struct snapshot *snapshot,
+                           struct core_memory *memory, int from_fd,
+                           int (*copy_memory)(int from_fd, int to_fd, uint64_t start, uint64_t end),
+                           const struct stat *owner, struct reseat_error **ret_error);
+
 /* ---- stored.c: a directory that is there ---- */
 
 struct stored {

@@ -536,6 +536,17 @@ int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const s
 }
 
 /* Last of all comes the header, without which it is no ELF file. */
+int core_layout_sink(const struct core_layout *layout, struct core_sink *sink)
+{
+    uint64_t offset = layout->start;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < layout->piece_count; i++) {
+        r = core_sink_write(sink, offset, layout->pieces[i].iov_base, layout->pieces[i].iov_len);
+        offset += layout->pieces[i].iov_len;
+    }
+    return r == 0 ? core_sink_write(sink, 0, &layout->header, sizeof layout->header) : r;
+}
+
 int core_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,
                struct reseat_error **ret_error)
 {
@@ -553,12 +564,6 @@ int core_write(struct core_sink *sink, struct snapshot *snapshot, const struct i
     if (layout.length - layout.start > CORE_BYTES_MAX)
         return error_set(ret_error, -EFBIG, "would have %llu bytes of tables, %llu are allowed",
                          (unsigned long long)(layout.length - layout.start), CORE_BYTES_MAX);
-    uint64_t offset = layout.start;
-    for (size_t i = 0; r == 0 && i < layout.piece_count; i++) {
-        r = core_sink_write(sink, offset, layout.pieces[i].iov_base, layout.pieces[i].iov_len);
-        offset += layout.pieces[i].iov_len;
-    }
-    if (r == 0)
-        r = core_sink_write(sink, 0, &layout.header, sizeof layout.header);
+    r = core_layout_sink(&layout, sink);
     return r < 0 ? error_errno(ret_error, r, "writing") : 0;
 }

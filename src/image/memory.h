@@ -75,6 +75,10 @@ struct image_source;
 int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,
                       struct core_memory *ret_memory, struct reseat_error **ret_error);
 void core_memory_end(struct core_memory *memory); /* cleanup function */
+struct core_layout;
+
+/* Writes the tables and headers of a file with memory. */
+int core_layout_sink(const struct core_layout *layout, struct core_sink *sink);
 /* All of a file with memory. */
 int core_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,
                struct reseat_error **ret_error);

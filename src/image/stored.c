@@ -121,6 +121,69 @@ int stored_open_core(const struct stored *stored, int *ret_fd, uint64_t *ret_len
 
 /* ---- replacing ---- */
 
+/* The same memory at the same places, its holes included. */
+static int copy_memory(int from_fd, int to_fd, uint64_t start, uint64_t end)
+{
+    while (start < end) {
+        off_t data = lseek(from_fd, (off_t)start, SEEK_DATA);
+        if (data < 0)
+            return errno == ENXIO ? 0 : -errno; /* only holes to the end */
+        off_t hole = lseek(from_fd, data, SEEK_HOLE);
+        uint64_t part_end = hole < 0 || (uint64_t)hole > end ? end : (uint64_t)hole;
+        loff_t from = data, to = data;
+        while ((uint64_t)from < part_end) {
+            ssize_t n = copy_file_range(from_fd, &from, to_fd, &to, part_end - (uint64_t)from, 0);
+            if (n <= 0)
+                return n < 0 ? -errno : -EBADMSG;
+        }
+        start = (uint64_t)data > part_end ? (uint64_t)data : part_end;
+    }
+    return 0;
+}
+
+/* Writes the core file anew with other tables, and the memory that it has. */
+static int rewrite_core(const struct stored *stored, const char *name, const struct core_view *view,
+                        const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    const Elf64_Shdr *section = &view->sections[view->memory];
+    int notes = core_view_find(view, CORE_SECTION_NOTES, ret_error);
+    if (notes < 0)
+        return notes;
+    struct core_memory memory = {
+        .start = section->sh_offset,
+        .end = section->sh_offset + section->sh_size,
+        .segments = view->segments,
+        .segment_count = view->segment_count,
+        .notes = view->contents[notes],
+        .notes_length = view->sections[notes].sh_size,
+    };
+    int r = core_check_snapshot(snapshot, ret_error);
+    if (r == 0)
+        r = core_view_check_extents(view, snapshot, ret_error);
+    if (r < 0)
+        return error_prefix(ret_error, r, "what was captured cannot be stored");
+    return directory_write_tables(stored->dir_fd, name, snapshot, &memory, view->source.fd, copy_memory,
+                                  &stored->status, ret_error);
+}
+
+/* With the memory of the file that is there, if it has any. */
+static int write_replacement(const struct stored *stored, const char *name, const struct snapshot *snapshot,
+                             struct reseat_error **ret_error)
+{
+    _cleanup_close_ int fd = -EBADF;
+    struct core_source source = {0};
+    _cleanup_(core_view_close) struct core_view view = {0};
+    if (snapshot->vmas_count == 0)
+        return directory_write_core(stored->dir_fd, name, snapshot, &stored->status, ret_error);
+    int r = stored_open_core(stored, &fd, &source.length, ret_error);
+    source.fd = fd;
+    if (r == 0)
+        r = core_view_open(&source, &view, ret_error);
+    if (r == 0 && (!view.memory || !view.segment_count))
+        r = error_set(ret_error, -EBADMSG, "has no memory any more");
+    return r < 0 ? r : rewrite_core(stored, name, &view, snapshot, ret_error);
+}
+
 int image_replace(const char *dir, const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     _cleanup_(stored_close) struct stored stored = {.dir_fd = -EBADF};
@@ -135,7 +198,7 @@ int image_replace(const char *dir, const struct snapshot *snapshot, struct resea
     directory_make_suffix(suffix);
     snprintf(temporary_name, sizeof temporary_name, ".%s" DIRECTORY_TEMPORARY_PART "%s", stored.core_name,
              suffix);
-    r = directory_write_core(stored.dir_fd, temporary_name, snapshot, &stored.status, ret_error);
+    r = write_replacement(&stored, temporary_name, snapshot, ret_error);
     if (r < 0)
         return error_prefix(ret_error, r, "%s/%s", stored.path, temporary_name);
     if (renameat(stored.dir_fd, temporary_name, stored.dir_fd, stored.core_name) < 0) {

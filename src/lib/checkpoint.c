@@ -1,9 +1,14 @@
-/* reseat_checkpoint(): from a live process to a sleeping twin and a directory that speaks of it.
+/* reseat_checkpoint(): from a live process to a sleeping twin, an image, or both, and a directory that speaks
+ * of them.
  *
  * The order is what makes it safe to be killed at any point: everything that can be refused is refused before
- * the first thread stops; the directory is complete before the twin is let go; the twin sleeps before the
- * target is killed. Until then the target undoes by itself what was done to it, and the twin ends by itself.
- */
+ * the first thread stops; the directory is complete, and on the disk if it has an image, before the twin is
+ * let go; the twin sleeps before the target is killed. Until then the target undoes by itself what was done
+ * to it, and the twin ends by itself.
+ *
+ * An image is written from the twin. A target that is to be killed stands still meanwhile; one that runs on
+ * has been let go, unless it shares memory with its twin that way or another (durable_shares_memory()). */
+#include "durable.h"
 #include "lib-internal.h"
 
 #include "image/image.h"
@@ -39,73 +44,29 @@ int judge_obstacles(const struct obstacles *obstacles, enum reseat_allow allow, 
                      "not everything would come back, and --allow does not permit that:%s", lines);
 }
 
-static int check_obstacles(pid_t pid, enum snapshot_form form,
-                           const struct reseat_checkpoint_options *options, struct reseat_error **ret_error)
+/* One checkpoint under way. */
+struct checkpoint {
+    const struct reseat_checkpoint_options *options;
+    pid_t pid;
+    int stream_fd; /* negative: into the directory of `draft` */
+    bool is_durable, leaves_running;
+    bool lets_go_early; /* as soon as there is a twin */
+    struct snapshot snapshot;
+    struct image_draft draft;
+    struct shared_objects shared; /* what a copy will share with the target */
+    struct target target;
+    uint64_t pause_ns;
+};
+
+static void checkpoint_end(struct checkpoint *checkpoint)
 {
-    _cleanup_(obstacles_free) struct obstacles obstacles = {0};
-    int r = process_find_obstacles(pid, form, options->flags & RESEAT_LEAVE_RUNNING, &obstacles, ret_error);
-    return r < 0 ? r
-                 : judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
+    target_release(&checkpoint->target);
+    shared_objects_end(&checkpoint->shared);
+    image_draft_end(&checkpoint->draft);
+    snapshot_free(&checkpoint->snapshot);
 }
 
-/* `shared`: what a copy will share with the target; NULL: the target will be killed, and the twin is an heir.
- */
-static int make_twin(struct target *target, struct snapshot *snapshot, struct image_draft *draft,
-                     const struct shared_objects *shared, bool leave_running, struct target *ret_twin,
-                     struct reseat_error **ret_error)
-{
-    int r = target_reserve_mirror(target, twin_scratch_bytes_about(target->thread_count), ret_error);
-    if (r == 0)
-        r = target_stop(target, ret_error);
-    if (r == 0)
-        r = process_capture(target, snapshot, ret_error);
-    if (r == 0)
-        r = object_capture_shared(target->pid, shared, snapshot, ret_error);
-    if (r == 0)
-        r = target_map_scratch(target, twin_scratch_bytes(snapshot), ret_error);
-    if (r == 0)
-        r = twin_make(target, snapshot, draft->path, !leave_running, ret_twin, ret_error);
-    return r;
-}
-
-static int publish(struct target *twin, const struct snapshot *snapshot, struct image_draft *draft,
-                   struct reseat_error **ret_error)
-{
-    int r = image_draft_write(draft, snapshot, ret_error);
-    if (r == 0)
-        r = image_draft_publish(draft, ret_error);
-    if (r < 0)
-        return r;
-    r = twin_commit(twin, snapshot, ret_error);
-    if (r < 0)
-        image_remove(draft->path, NULL);
-    return r;
-}
-
-static int checkpoint(struct target *target, struct snapshot *snapshot, struct image_draft *draft,
-                      const struct shared_objects *shared, bool leave_running, uint64_t *ret_pause_ns,
-                      struct reseat_error **ret_error)
-{
-    _cleanup_(twin_discard) struct target twin = TARGET_NONE;
-    int r = make_twin(target, snapshot, draft, shared, leave_running, &twin, ret_error);
-    uint64_t start_ns = target->stop_ns;
-    if (r == 0 && leave_running) {
-        *ret_pause_ns = target->go_ns - start_ns;
-        target_release(target);
-    }
-    if (r == 0)
-        r = publish(&twin, snapshot, draft, ret_error);
-    if (r == 0 && !leave_running) {
-        r = sys_pidfd_send_signal(target->pidfd, SIGKILL);
-        *ret_pause_ns = now_ns() - start_ns;
-        if (r < 0)
-            return error_errno(ret_error, r, "killing process %u", snapshot->process.pid);
-        target_reap(target);
-    }
-    if (r == 0)
-        target_release(&twin); /* it sleeps: nothing to discard */
-    return r;
-}
+/* ---- before anything is stopped ---- */
 
 /* Who may trace a process may not always signal it (CAP_SYS_PTRACE without CAP_KILL). */
 static int check_may_kill(pid_t pid, struct reseat_error **ret_error)
@@ -118,50 +79,201 @@ static int check_may_kill(pid_t pid, struct reseat_error **ret_error)
                        pid);
 }
 
+static int check_obstacles(const struct checkpoint *checkpoint, enum snapshot_form form,
+                           struct reseat_error **ret_error)
+{
+    const struct reseat_checkpoint_options *options = checkpoint->options;
+    _cleanup_(obstacles_free) struct obstacles obstacles = {0};
+    int r = process_find_obstacles(checkpoint->pid, form, checkpoint->leaves_running, &obstacles, ret_error);
+    /* If an image is all that is left, what it cannot bring back is lost. Where the process runs on it is for
+     * the restore to ask. */
+    if (r == 0 && (options->flags & RESEAT_IMAGE) && !checkpoint->leaves_running)
+        r = durable_find_obstacles(checkpoint->pid, &obstacles, ret_error);
+    return r < 0 ? r
+                 : judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
+}
+
+static int check_flags(unsigned flags, struct reseat_error **ret_error)
+{
+    if ((flags & RESEAT_LIVE) && (flags & (RESEAT_IMAGE | RESEAT_COMPRESS | RESEAT_SELF_CONTAINED)))
+        return error_set(ret_error, -EINVAL, "a live checkpoint has no image");
+    return 0;
+}
+
+static int look(struct checkpoint *checkpoint, const char *dir, struct reseat_error **ret_error)
+{
+    pid_t pid = checkpoint->pid;
+    enum snapshot_form form = checkpoint->leaves_running ? SNAPSHOT_FORM_COPY : SNAPSHOT_FORM_HEIR;
+    int r = process_check_eligible(pid, ret_error);
+    if (r == 0 && !checkpoint->leaves_running)
+        r = check_may_kill(pid, ret_error);
+    if (r == 0)
+        r = check_obstacles(checkpoint, form, ret_error);
+    if (r == 0 && dir)
+        r = image_draft_begin(dir, &checkpoint->draft, ret_error);
+    if (r == 0)
+        r = process_survey(pid, form, &checkpoint->snapshot, ret_error);
+    if (r < 0)
+        return r;
+    if (checkpoint->leaves_running)
+        checkpoint->snapshot.process.flags |= SNAPSHOT_LEFT_RUNNING;
+    checkpoint->lets_go_early =
+        checkpoint->leaves_running && !(checkpoint->is_durable && durable_shares_memory(pid));
+    if (checkpoint->leaves_running || object_has_locks(pid))
+        r = object_find_shared(pid, &checkpoint->shared, ret_error);
+    return r;
+}
+
+/* ---- while it stands still ---- */
+
+static void let_go(struct checkpoint *checkpoint)
+{
+    checkpoint->pause_ns = checkpoint->target.stop_ns;
+    target_let_go(&checkpoint->target);
+    checkpoint->pause_ns = checkpoint->target.go_ns - checkpoint->pause_ns;
+    target_release(&checkpoint->target);
+}
+
+static int make_twin(struct checkpoint *checkpoint, struct target *ret_twin, struct reseat_error **ret_error)
+{
+    struct target *target = &checkpoint->target;
+    struct snapshot *snapshot = &checkpoint->snapshot;
+    const char *dir = checkpoint->draft.path ? checkpoint->draft.path : "";
+    int r = target_reserve_mirror(target, twin_scratch_bytes_about(target->thread_count), ret_error);
+    if (r == 0)
+        r = target_stop(target, ret_error);
+    if (r == 0)
+        r = process_capture(target, snapshot, ret_error);
+    if (r == 0)
+        r = object_capture_shared(target->pid, &checkpoint->shared, snapshot, ret_error);
+    /* Queues and positions move as soon as the target runs. */
+    if (r == 0 && checkpoint->is_durable && checkpoint->leaves_running)
+        r = durable_capture_objects(target->pid, snapshot, ret_error);
+    if (r == 0)
+        r = target_map_scratch(target, twin_scratch_bytes(snapshot), ret_error);
+    if (r == 0)
+        r = twin_make(target, snapshot, dir, !checkpoint->leaves_running, checkpoint->lets_go_early, ret_twin,
+                      ret_error);
+    if (r == 0 && checkpoint->lets_go_early)
+        let_go(checkpoint);
+    return r;
+}
+
+/* ---- from the twin ---- */
+
+static int write_image(struct checkpoint *checkpoint, struct target *twin, struct reseat_error **ret_error)
+{
+    struct snapshot *snapshot = &checkpoint->snapshot;
+    unsigned flags = checkpoint->options->flags;
+    struct image_source source = {
+        .pid = twin->pid,
+        .flags = (flags & RESEAT_COMPRESS ? IMAGE_COMPRESS : 0) |
+                 (flags & RESEAT_SELF_CONTAINED ? IMAGE_SELF_CONTAINED : 0),
+        .progress = {checkpoint->options->progress, checkpoint->options->progress_userdata},
+    };
+    int r = 0;
+    if (!checkpoint->leaves_running)
+        r = durable_capture_objects(twin->pid, snapshot, ret_error);
+    if (r == 0)
+        r = durable_describe(twin, snapshot, ret_error);
+    if (r < 0)
+        return r;
+    if (flags & RESEAT_IMAGE)
+        snapshot->process.twin = snapshot->process.ns_twin = 0;
+    if (checkpoint->stream_fd >= 0)
+        return image_stream_write(checkpoint->stream_fd, snapshot, &source, ret_error);
+    return image_draft_write_memory(&checkpoint->draft, snapshot, &source, ret_error);
+}
+
+static int publish(struct checkpoint *checkpoint, struct target *twin, struct reseat_error **ret_error)
+{
+    struct image_draft *draft = &checkpoint->draft;
+    int r = checkpoint->is_durable ? write_image(checkpoint, twin, ret_error)
+                                   : image_draft_write(draft, &checkpoint->snapshot, ret_error);
+    if (r == 0 && draft->path)
+        r = image_draft_publish(draft, ret_error);
+    if (r < 0 || (checkpoint->options->flags & RESEAT_IMAGE))
+        return r;
+    r = twin_commit(twin, &checkpoint->snapshot, ret_error);
+    if (r < 0)
+        image_remove(draft->path, NULL);
+    return r;
+}
+
+static int kill_target(struct checkpoint *checkpoint, struct reseat_error **ret_error)
+{
+    struct target *target = &checkpoint->target;
+    int r = sys_pidfd_send_signal(target->pidfd, SIGKILL);
+    checkpoint->pause_ns = now_ns() - target->stop_ns;
+    if (r < 0)
+        return error_errno(ret_error, r, "killing process %d", checkpoint->pid);
+    target_reap(target);
+    return 0;
+}
+
+static int carry_out(struct checkpoint *checkpoint, struct reseat_error **ret_error)
+{
+    _cleanup_(twin_discard) struct target twin = TARGET_NONE;
+    int r = target_seize(checkpoint->pid, &checkpoint->target, ret_error);
+    if (r == 0)
+        r = make_twin(checkpoint, &twin, ret_error);
+    if (r == 0)
+        r = publish(checkpoint, &twin, ret_error);
+    if (r < 0)
+        return r;
+    if (!checkpoint->leaves_running)
+        r = kill_target(checkpoint, ret_error);
+    else if (!checkpoint->lets_go_early)
+        let_go(checkpoint);
+    if (r == 0 && !(checkpoint->options->flags & RESEAT_IMAGE))
+        target_release(&twin); /* it sleeps: nothing to discard */
+    return r;
+}
+
+/* `dir` or, if it is NULL, `stream_fd`. */
+static int take(pid_t pid, const char *dir, int stream_fd, const struct reseat_checkpoint_options *options,
+                struct reseat_checkpoint_result *ret_result, struct reseat_error **ret_error)
+{
+    _cleanup_(checkpoint_end) struct checkpoint checkpoint = {
+        .options = options,
+        .pid = pid,
+        .stream_fd = stream_fd,
+        .is_durable = !(options->flags & RESEAT_LIVE),
+        .leaves_running = options->flags & RESEAT_LEAVE_RUNNING,
+        .draft = {.parent_fd = -EBADF, .dir_fd = -EBADF},
+        .target = TARGET_NONE,
+    };
+    int r = check_flags(options->flags, ret_error);
+    if (r == 0)
+        r = look(&checkpoint, dir, ret_error);
+    if (r == 0)
+        r = carry_out(&checkpoint, ret_error);
+    if (r < 0)
+        return r;
+    const struct snapshot *snapshot = &checkpoint.snapshot;
+    *ret_result = (struct reseat_checkpoint_result){
+        .pid = pid,
+        .twin = (pid_t)snapshot->process.twin,
+        .pause_ns = checkpoint.pause_ns,
+        .threads = (unsigned)snapshot->threads_count,
+        .capabilities = snapshot->process.capability_count,
+    };
+    for (size_t i = 0; i < snapshot->extents_count; i++)
+        ret_result->memory_bytes += snapshot->extents[i].length;
+    return 0;
+}
+
 int reseat_checkpoint(pid_t pid, const char *dir, const struct reseat_checkpoint_options *options,
                       struct reseat_checkpoint_result *ret_result, struct reseat_error **ret_error)
 {
     static const struct reseat_checkpoint_options usual;
-    options = options ? options : &usual;
-    bool leave_running = options->flags & RESEAT_LEAVE_RUNNING;
-    enum snapshot_form form = leave_running ? SNAPSHOT_FORM_COPY : SNAPSHOT_FORM_HEIR;
-    if (!(options->flags & RESEAT_LIVE))
-        return error_set(ret_error, -EOPNOTSUPP,
-                         "durable images do not exist yet: ask for a live checkpoint (--live)");
+    return take(pid, dir, -1, options ? options : &usual, ret_result, ret_error);
+}
 
-    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
-    _cleanup_(image_draft_end) struct image_draft draft = {.parent_fd = -EBADF, .dir_fd = -EBADF};
-    int r = process_check_eligible(pid, ret_error);
-    if (r == 0 && !leave_running)
-        r = check_may_kill(pid, ret_error);
-    if (r == 0)
-        r = check_obstacles(pid, form, options, ret_error);
-    if (r == 0)
-        r = image_draft_begin(dir, &draft, ret_error);
-    if (r == 0)
-        r = process_survey(pid, form, &snapshot, ret_error);
-    if (r < 0)
-        return r;
-    if (leave_running)
-        snapshot.process.flags |= SNAPSHOT_LEFT_RUNNING;
-
-    _cleanup_(shared_objects_end) struct shared_objects shared = {0};
-    _cleanup_(target_release) struct target target = TARGET_NONE;
-    uint64_t pause_ns = 0;
-    if (leave_running || object_has_locks(pid))
-        r = object_find_shared(pid, &shared, ret_error);
-    if (r == 0)
-        r = target_seize(pid, &target, ret_error);
-    if (r == 0)
-        r = checkpoint(&target, &snapshot, &draft, &shared, leave_running, &pause_ns, ret_error);
-    if (r < 0)
-        return r;
-    *ret_result = (struct reseat_checkpoint_result){
-        .pid = pid,
-        .twin = (pid_t)snapshot.process.twin,
-        .pause_ns = pause_ns,
-        .threads = (unsigned)snapshot.threads_count,
-        .capabilities = snapshot.process.capability_count,
-    };
-    return 0;
+int reseat_checkpoint_stream(pid_t pid, int fd, const struct reseat_checkpoint_options *options,
+                             struct reseat_checkpoint_result *ret_result, struct reseat_error **ret_error)
+{
+    struct reseat_checkpoint_options wanted = options ? *options : (struct reseat_checkpoint_options){0};
+    wanted.flags |= RESEAT_IMAGE;
+    return take(pid, NULL, fd, &wanted, ret_result, ret_error);
 }

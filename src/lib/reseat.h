@@ -161,28 +161,43 @@ RESEAT_API int reseat_pd_compare(struct reseat_pd *a, unsigned selector_a, struc
 /* ---- checkpoint ---- */
 
 enum reseat_checkpoint_flags {
-    RESEAT_LIVE = 1 << 0,          /* twin only; required as long as images do not exist */
-    RESEAT_LEAVE_RUNNING = 1 << 1, /* do not kill the target */
+    RESEAT_LIVE = 1 << 0,           /* twin only: nothing is written but what the twin does not hold */
+    RESEAT_LEAVE_RUNNING = 1 << 1,  /* do not kill the target */
+    RESEAT_IMAGE = 1 << 2,          /* image only: no twin is left */
+    RESEAT_COMPRESS = 1 << 3,       /* the memory in the image */
+    RESEAT_SELF_CONTAINED = 1 << 4, /* also store what is in the files that are mapped */
 };
+
+/* Called now and then while memory is written or read. Not 0: end it with that (a negative errno). */
+typedef int (*reseat_progress_fn)(void *userdata, uint64_t done_bytes, uint64_t total_bytes);
 
 struct reseat_checkpoint_options {
     unsigned flags;
     enum reseat_allow allow;
     reseat_note_fn note;
     void *userdata;
+    reseat_progress_fn progress; /* NULL: nobody wants to know */
+    void *progress_userdata;
 };
 
 struct reseat_checkpoint_result {
-    pid_t pid, twin;
+    pid_t pid, twin;   /* twin 0: none is left */
     uint64_t pause_ns; /* from the first thread stopped to the target killed or its last thread let go */
     unsigned threads, capabilities;
+    uint64_t memory_bytes; /* stored in the image, before compression; 0: no image */
 };
 
-/* Checkpoints process `pid` into the new directory `dir`. The target is killed unless RESEAT_LEAVE_RUNNING.
- */
+/* Checkpoints process `pid` into the new directory `dir`: both a twin, which a restore on this machine uses,
+ * and an image, from which the process can be made anew when there is no twin any more. The target is killed
+ * unless RESEAT_LEAVE_RUNNING; not before the image is safely on the disk. */
 RESEAT_API int reseat_checkpoint(pid_t pid, const char *dir, const struct reseat_checkpoint_options *options,
                                  struct reseat_checkpoint_result *ret_result,
                                  struct reseat_error **ret_error);
+/* The same into a stream: an image, and no twin is left. The target is killed when all of it has been
+ * written to descriptor `fd`. */
+RESEAT_API int reseat_checkpoint_stream(pid_t pid, int fd, const struct reseat_checkpoint_options *options,
+                                        struct reseat_checkpoint_result *ret_result,
+                                        struct reseat_error **ret_error);
 
 /* ---- restore ---- */
 
@@ -319,7 +334,7 @@ RESEAT_API int reseat_list_twins(struct reseat_twin **ret_twins, size_t *ret_cou
                                  struct reseat_error **ret_error);
 RESEAT_API void reseat_twins_free(struct reseat_twin *twins, size_t count);
 
-/* Ends the twin of `dir`, and so lets go of what it held; removes the directory. */
+/* Ends the twin of `dir`, and so lets go of what it held; removes the directory unless it has an image. */
 RESEAT_API int reseat_drop(const char *dir, struct reseat_error **ret_error);
 /* The same for a twin without a directory. */
 RESEAT_API int reseat_drop_twin(pid_t twin, struct reseat_error **ret_error);

@@ -233,9 +233,9 @@ static int prepare(struct target *twin, struct snapshot *snapshot,
     return r;
 }
 
-/* The process is there; now what is left of the checkpoint. */
-static void clear_up(const char *dir, struct target *twin, struct target *copy, const struct snapshot *kept,
-                     const struct reseat_restore_options *options)
+/* The process is there; now what is left of the checkpoint. An image stays. */
+static void clear_up(const char *dir, bool has_image, struct target *twin, struct target *copy,
+                     const struct snapshot *kept, const struct reseat_restore_options *options)
 {
     pid_t twin_pid = twin->pid;
     target_reap(twin);
@@ -249,7 +249,7 @@ static void clear_up(const char *dir, struct target *twin, struct target *copy, 
         if (r == 0)
             target_release(copy);
     }
-    if (!copy || r < 0)
+    if ((!copy || r < 0) && !has_image)
         image_remove(dir, r < 0 ? NULL : &error);
     if (error && options->note)
         options->note(options->userdata, reseat_error_message(error));
@@ -281,7 +281,7 @@ static int restore(const char *dir, struct snapshot *snapshot, const struct rese
     hand_over_terminal(options, &snapshot->process, process.pid);
     target_release(&process);
     result->restore_ns = now_ns() - free_ns;
-    clear_up(dir, &twin, keep ? &copy : NULL, &kept, options);
+    clear_up(dir, snapshot->vmas_count > 0, &twin, keep ? &copy : NULL, &kept, options);
     return 0;
 }
 

@@ -107,7 +107,7 @@ int reseat_drop(const char *dir, struct reseat_error **ret_error)
             *ret_error = TAKE_PTR(error);
         return r;
     }
-    return image_remove(dir, ret_error);
+    return snapshot.vmas_count > 0 ? 0 : image_remove(dir, ret_error); /* an image stays */
 }
 
 int reseat_drop_twin(pid_t twin, struct reseat_error **ret_error)

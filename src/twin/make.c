@@ -348,7 +348,7 @@ int twin_note(struct target *twin, uint64_t header_address, int64_t ns_pid, stru
     return r < 0 ? error_errno(ret_error, r, "writing into the twin %d", twin->pid) : 0;
 }
 
-int twin_make(struct target *target, struct snapshot *snapshot, const char *dir, bool will_kill,
+int twin_make(struct target *target, struct snapshot *snapshot, const char *dir, bool will_kill, bool lets_go,
               struct target *ret_twin, struct reseat_error **ret_error)
 {
     _cleanup_(making_end) struct making making = {
@@ -385,8 +385,8 @@ int twin_make(struct target *target, struct snapshot *snapshot, const char *dir,
     r = process_capture_late(target, snapshot, ret_error);
     if (r < 0)
         return r;
-    /* A target that runs on has done its part. */
-    if (!will_kill)
+    size_t scratch_used = target->scratch.used;
+    if (lets_go)
         target_let_go(target);
     r = twin_run_birth(&twin, &making.twin_program, ret_error);
     if (r == 0)
@@ -401,6 +401,14 @@ int twin_make(struct target *target, struct snapshot *snapshot, const char *dir,
     arch_enter(twin.threads[0].regs, scratch_address, making.sleep_address);
     twin.threads[0].signal_mask = ~UINT64_C(0);
     twin.threads[0].is_moved = true;
+    /* What it may be asked later runs behind what the target has there. */
+    twin.scratch = (struct scratch){.address = scratch_address,
+                                    .length = scratch_length,
+                                    .used = scratch_used,
+                                    .first = scratch_used};
+    twin.stub_address = stub_address;
+    twin.keeps_scratch = true;
+    twin.report_is_caught = making.target->report_is_caught;
     *ret_twin = twin;
     twin = TARGET_NONE;
     return 0;

@@ -328,6 +328,9 @@ int twin_describe(struct target *twin, struct snapshot *snapshot, struct reseat_
                         action, sizeof action);
     if (r < 0)
         return error_errno(ret_error, r, "reading the header of the twin %d", twin->pid);
+    r = target_reserve_mirror(twin, twin->scratch.length - TWIN_HEADER_OFFSET, ret_error);
+    if (r < 0)
+        return r;
     return process_describe(twin, twin->report_is_caught ? action : NULL, snapshot, ret_error);
 }
 

@@ -37,8 +37,9 @@ size_t twin_scratch_bytes(const struct snapshot *snapshot);
 /* Makes a twin in a stopped target that has scratch pages, and asks the target everything that only it can
  * answer (both in one run of programs), into the snapshot. Afterwards every thread of the target stands at a
  * report behind which it undoes what was done to it; the twin stands still, too, and ends if we die.
- * `will_kill`: the threads are prepared for being killed while their memory lives on. */
-int twin_make(struct target *target, struct snapshot *snapshot, const char *dir, bool will_kill,
+ * `will_kill`: the threads are prepared for being killed while their memory lives on. `lets_go`: the target
+ * runs on as soon as it has done its part. */
+int twin_make(struct target *target, struct snapshot *snapshot, const char *dir, bool will_kill, bool lets_go,
               struct target *ret_twin, struct reseat_error **ret_error);
 /* Lets a new twin go to sleep: from now on it lives on without us. For a filtered one it is made sure that
  * its filter lets it sleep. */

@@ -1,0 +1,104 @@
+/* What a durable image takes besides a twin: everything that the twin holds by itself, put down in tables by
+ * the rooms that know it. */
+#include "durable.h"
+#include "lib-internal.h"
+
+#include "native_pd/native_pd.h"
+#include "object/object.h"
+#include "target/target.h"
+#include "twin/twin.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* ---- beforehand ---- */
+
+int durable_find_obstacles(pid_t pid, struct obstacles *obstacles, struct reseat_error **ret_error)
+{
+    _cleanup_(snapshot_free) struct snapshot outline = {0};
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
+    outline.process.pid = (uint32_t)pid;
+    int r = native_pd_open(pid, &pd, ret_error);
+    if (r == 0)
+        r = object_capture_outline(pd, &outline, ret_error);
+    if (r == 0)
+        r = object_judge_cold(&outline, NULL, &verdicts, ret_error);
+    for (size_t i = 0; r == 0 && i < verdicts.count; i++) {
+        const struct object_verdict *verdict = &verdicts.items[i];
+        if (verdict->fate < OBJECT_DEGRADED || !verdict->sentence)
+            continue;
+        r = obstacles_add(obstacles, verdict->fate == OBJECT_LOST ? SEVERITY_LOST : SEVERITY_DEGRADED,
+                          (int)verdict->selector, "%s", verdict->sentence);
+        if (r < 0)
+            error_errno(ret_error, r, "judging what an image of process %d would bring back", pid);
+    }
+    return r;
+}
+
+/* A line of /proc/PID/maps: shared, and of no file that has a name. */
+static bool is_shared_line(const char *line)
+{
+    char permissions[8] = "", path[32] = "";
+    if (sscanf(line, "%*s %7s %*s %*s %*s %31s", permissions, path) < 1 || permissions[3] != 's')
+        return false;
+    return strncmp(path, "/SYSV", 5) == 0 || strncmp(path, "/memfd:", 7) == 0 ||
+           strncmp(path, "[anon_shmem:", 12) == 0 || strstr(line, " (deleted)") != NULL ||
+           strncmp(path, "/anon_hugepage", 14) == 0;
+}
+
+bool durable_shares_memory(pid_t pid)
+{
+    _cleanup_close_ int proc_fd = proc_open(pid);
+    _cleanup_free_ char *maps = NULL;
+    if (proc_fd < 0 || file_read(proc_fd, "maps", &maps, NULL) < 0)
+        return true;
+    char *rest = maps;
+    for (char *line; (line = strsep(&rest, "\n"));)
+        if (is_shared_line(line))
+            return true;
+    return false;
+}
+
+/* ---- what the rooms say ---- */
+
+int durable_capture_objects(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
+    int r = native_pd_open(pid, &pd, ret_error);
+    if (r == 0)
+        r = object_capture(pd, snapshot, ret_error);
+    return r < 0 ? error_prefix(ret_error, r, "describing the capabilities") : 0;
+}
+
+/* The objects behind shared mappings, which may have no selector any more. Without the right to open what is
+ * mapped (CAP_CHECKPOINT_RESTORE) their content is stored as memory. */
+static int capture_mapped(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
+    int r = native_pd_open(pid, &pd, ret_error);
+    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
+        struct snapshot_vma *vma = &snapshot->vmas[i];
+        if (vma->kind != SNAPSHOT_VMA_OBJECT || !(vma->flags & SNAPSHOT_VMA_MAP_SHARED))
+            continue;
+        char link[96];
+        snprintf(link, sizeof link, "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, pid, vma->start, vma->end);
+        bool may_write = vma->flags & SNAPSHOT_VMA_MAY_WRITE;
+        _cleanup_close_ int fd = open(link, (may_write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+        object_id_t object = 0;
+        if (fd >= 0)
+            r = object_capture_mapped(pd, fd, snapshot, &object, ret_error);
+        vma->object = object;
+    }
+    return r;
+}
+
+int durable_describe(struct target *twin, struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    int r = twin_describe(twin, snapshot, ret_error);
+    if (r == 0)
+        r = process_capture_map(twin->pid, snapshot, ret_error);
+    return r == 0 ? capture_mapped(twin->pid, snapshot, ret_error) : r;
+}

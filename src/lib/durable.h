@@ -1,0 +1,17 @@
+/* What a durable image takes besides a twin. */
+#pragma once
+
+#include "process/process.h"
+#include "snapshot/snapshot.h"
+
+struct target;
+
+/* Adds what an image would not bring back of the capabilities of live process `pid`. */
+int durable_find_obstacles(pid_t pid, struct obstacles *obstacles, struct reseat_error **ret_error);
+/* Whether a copy of process `pid` shares memory with it that an image has to store: then it must not run
+ * while that is written. */
+bool durable_shares_memory(pid_t pid);
+/* The capability map and the object table, of a stopped target or of its twin. */
+int durable_capture_objects(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error);
+/* Everything else but memory: state, memory map, the objects that are mapped. */
+int durable_describe(struct target *twin, struct snapshot *snapshot, struct reseat_error **ret_error);

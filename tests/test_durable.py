@@ -1,0 +1,215 @@
+"""Durable images from outside: what other tools make of them, what a failure leaves behind, what the options do."""
+
+import os
+import re
+import struct
+
+from reseat_test import each
+
+ECHO = """
+import sys
+print("ready", flush=True)
+count = 0
+for line in sys.stdin:
+    count += 1
+    print(count, line, end="", flush=True)
+"""
+
+
+def start_echo(context):
+    program = context.start([context.need("python3"), "-c", ECHO])
+    program.expect("ready\n")
+    return program
+
+
+def start_threads(context):
+    """The program whose stacks are known; returns it, its path, and where its memory with every second page is."""
+    path = context.build / "tests/durable-threads"
+    program = context.start([path])
+    program.expect("ready ")
+    return program, path, int(program.expect("\n"), 16)
+
+
+def core_of(directory, pid):
+    return directory / f"{pid}.core"
+
+
+# ---- the order of things ----
+
+
+@each(flags=[[], ["--image"], ["--leave-running"], ["--image", "--leave-running"], ["--compress"]])
+def test_what_is_left(context, flags):
+    """Which of twin, image and process there are afterwards."""
+    program = start_echo(context)
+    directory = context.new_name("checkpoint")
+    result = context.reseat("checkpoint", program.pid, "-o", directory, "--allow=degraded", *flags, "--json").json
+    assert (result["twin"] is None) == ("--image" in flags), result
+    assert result["memory_bytes"] > 100000
+    assert program.alive == ("--leave-running" in flags) == result["running"]
+    assert os.listdir(directory) == [f"{program.pid}.core"]
+    assert (directory.stat().st_mode & 0o777, core_of(directory, program.pid).stat().st_mode & 0o777) == (0o700, 0o600)
+    twins = [row for row in context.reseat("list", "--json").json if row["dir"] == str(directory)]
+    assert len(twins) == ("--image" not in flags)
+    if twins:
+        context.reseat("drop", directory)
+        assert os.path.exists(directory), "the image went with the twin"
+    if "--leave-running" in flags:
+        program.send("a\n")
+        program.expect("1 a\n")
+
+
+def test_image_stays_after_restore(context):
+    program = start_echo(context)
+    directory = context.new_name("checkpoint")
+    context.reseat("checkpoint", program.pid, "-o", directory)
+    context.restore(directory)
+    program.send("a\n")
+    program.expect("1 a\n")
+    assert os.listdir(directory) == [f"{program.pid}.core"]
+
+
+def test_keep_keeps_the_image(context):
+    """The file is written anew for the kept twin, with the memory that it had."""
+    program = start_echo(context)
+    directory = context.new_name("checkpoint")
+    context.reseat("checkpoint", program.pid, "-o", directory)
+    before = core_of(directory, program.pid).stat()
+    context.restore(directory, "--keep")
+    after = core_of(directory, program.pid).stat()
+    assert after.st_ino != before.st_ino and after.st_size >= before.st_size
+    assert abs(after.st_blocks - before.st_blocks) < 64, (before, after)
+    program.kill()
+    program.wait()
+    context.restore(directory)
+    program.send("b\n")
+    program.expect("1 b\n")
+
+
+def test_image_alone_would_lose(context):
+    """Without a twin, pipes to us are cut for good: that is refused before anything is done, unless allowed."""
+    program = start_echo(context)
+    result = context.reseat("checkpoint", program.pid, "-o", "d", "--image", status=3)
+    assert "Selector 0" in result.stderr and not os.path.exists(context.path("d")), result
+    program.send("a\n")
+    program.expect("1 a\n")
+
+
+# ---- other tools ----
+
+
+def backtraces(context, program, core):
+    """gdb's view: {function at which the thread was started: [its functions, innermost first]}."""
+    context.need("gdb")
+    result = context.run(["gdb", "-nx", "-batch", "-ex", "thread apply all backtrace", program, core], seconds=60, status=None)
+    stacks = {}
+    for part in re.split(r"\nThread \d+ ", result.stdout)[1:]:
+        frames = re.findall(r"^#\d+ +(?:0x[0-9a-f]+ in )?([^ ]+) \(", part, re.MULTILINE)
+        frames = [frame for frame in frames if frame not in ("start_thread", "clone3", "__clone3", "_start")]
+        frames = [frame for frame in frames if "libc_start" not in frame]
+        stacks[frames[-1]] = frames
+    return stacks, result
+
+
+@each(flags=[[], ["--compress"], ["--leave-running"]])
+def test_gdb(context, flags):
+    program, path, memory = start_threads(context)
+    directory = context.new_name("checkpoint")
+    context.need("gdb")
+    context.reseat("checkpoint", program.pid, "-o", directory, "--image", "--allow=degraded", *flags)
+    stacks, result = backtraces(context, path, core_of(directory, program.pid))
+    assert sorted(stacks) == ["main", "run_callback", "run_clock", "run_sleeper"], result.stdout
+    assert not any(frame == "??" for frames in stacks.values() for frame in frames), result.stdout
+    assert stacks["main"].count("sleep_deeper") == 2 and stacks["run_sleeper"].count("sleep_deeper") == 4
+    assert "ask_the_time" in stacks["run_clock"] and "compare_for_ever" in stacks["run_callback"]
+    values = context.run(["gdb", "-nx", "-batch", "-ex", "print marker", "-ex", f"x/s {memory + 2 * 4096 * 10}",
+                          "-ex", f"x/s {memory + 4096}", path, core_of(directory, program.pid)], seconds=60,
+                         status=None).stdout
+    assert "written since" in values, values
+    if "--compress" not in flags:
+        assert "page 20" in values and '""' in values, values
+
+
+@each(tool=["readelf -aW", "eu-readelf -a", "readelf -x .reseat.process"])
+def test_readelf(context, tool):
+    context.need(tool.split()[0])
+    program, _, _ = start_threads(context)
+    directory = context.new_name("checkpoint")
+    context.reseat("checkpoint", program.pid, "-o", directory)
+    core = core_of(directory, program.pid)
+    result = context.run([*tool.split(), core], seconds=60)
+    bad = [line for line in (result.stdout + result.stderr).splitlines()
+           if re.search(r"warning|error:|invalid|corrupt|garbage", line, re.IGNORECASE)]
+    assert not bad, bad
+    if "-a" in tool:
+        text = context.run(["readelf", "-lWn", core]).stdout if tool.startswith("readelf") else result.stdout
+        assert "PRSTATUS" in text and "AUXV" in text and "FILE" in text, text
+
+
+def program_headers(core):
+    with open(core, "rb") as file:
+        header = file.read(64)
+        offset, = struct.unpack_from("<Q", header, 32)
+        count, = struct.unpack_from("<H", header, 56)
+        file.seek(offset)
+        return [struct.unpack("<IIQQQQQQ", file.read(56)) for _ in range(count)]
+
+
+def test_size_on_disk(context):
+    """Zero pages are holes; pages of files that were never written are not there."""
+    program, _, memory = start_threads(context)
+    directory = context.new_name("checkpoint")
+    result = context.reseat("checkpoint", program.pid, "-o", directory, "--leave-running", "--json").json
+    core = core_of(directory, program.pid)
+    loads = [segment for segment in program_headers(core) if segment[0] == 1]
+    assert all(segment[2] % 4096 == segment[3] % 4096 == 0 for segment in loads)
+    ours, = [segment for segment in loads if segment[3] <= memory < segment[3] + segment[6]]
+    assert ours[5] == ours[6], "the whole mapping is in the file"
+    on_disk = core.stat().st_blocks * 512
+    assert on_disk < result["memory_bytes"] + 300000 < core.stat().st_size
+    dirty = 0
+    with open(f"/proc/{program.pid}/smaps_rollup") as rollup:
+        dirty = sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith(("Private_Dirty", "Anonymous")))
+    assert result["memory_bytes"] < dirty, "more is stored than it has of its own"
+
+
+@each(flags=[["--compress"], ["--self-contained"]])
+def test_options_of_storing(context, flags):
+    program, _, _ = start_threads(context)
+    plain, other = context.new_name("checkpoint"), context.new_name("checkpoint")
+    usual = context.reseat("checkpoint", program.pid, "-o", plain, "--leave-running", "--image", "--json").json
+    changed = context.reseat("checkpoint", program.pid, "-o", other, "--leave-running", "--image", "--json", *flags).json
+    blocks = [core_of(directory, program.pid).stat().st_blocks * 512 for directory in (plain, other)]
+    if flags == ["--compress"]:
+        assert blocks[1] < blocks[0] - 1000000, blocks
+        assert abs(changed["memory_bytes"] - usual["memory_bytes"]) < 100000
+    else:
+        assert changed["memory_bytes"] > usual["memory_bytes"] + 1500000 and blocks[1] > blocks[0] + 1500000
+
+
+# ---- failures ----
+
+
+@each(flags=[[], ["--image"], ["--leave-running"]])
+def test_disk_full(context, flags):
+    """A target that was to be killed runs on, unharmed."""
+    context.need_root()
+    program, _, _ = start_threads(context)
+    place = context.directory / "small"
+    place.mkdir()
+    context.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)])
+    context.defer(context.run, ["umount", "-l", str(place)])
+    result = context.reseat("checkpoint", program.pid, "-o", place / "ckpt", *flags, "--allow=degraded", status=1)
+    assert "No space left" in result.stderr, result
+    assert os.listdir(place) == [], "the draft was left"
+    assert program.alive
+    assert not context.reseat("list", "--json").json
+    directory = context.new_name("checkpoint")
+    context.reseat("checkpoint", program.pid, "-o", directory)
+    context.restore(directory)
+    assert program.alive
+
+
+def test_live_contradicts_image(context):
+    for option in ("--image", "--compress", "--self-contained"):
+        result = context.reseat("checkpoint", os.getpid(), "--live", option, "-o", "d", status=2)
+        assert "contradict" in result.stderr, result
