@@ -237,6 +237,9 @@ static bool ask_exit_status(const struct attachment *attachment, int *ret_status
 static int read_exit_status(const struct attachment *attachment)
 {
     const int step_ms = 10;
+    int code; /* a cold restore has made it our own child */
+    if (waitpid(attachment->pid, &code, 0) == attachment->pid)
+        return WIFSIGNALED(code) ? 128 + WTERMSIG(code) : WEXITSTATUS(code);
     for (int waited_ms = 0; waited_ms < reaping_wait_ms; waited_ms += step_ms) {
         bool is_zombie = read_state(attachment->pid) == 'Z';
         int status;

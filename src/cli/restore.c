@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPTION_SLOT = 1, OPTION_KEEP, OPTION_NEW_PID, OPTION_ATTACH, OPTION_WAIT, OPTION_ALLOW };
+enum { OPTION_SLOT = 1, OPTION_KEEP, OPTION_NEW_PID, OPTION_ATTACH, OPTION_WAIT, OPTION_ALLOW, OPTION_COLD };
 
 static const struct cli_option options[] = {
     {OPTION_SLOT, "slot", "SEL=WHAT",
@@ -17,6 +17,7 @@ static const struct cli_option options[] = {
      "null: /dev/null;\nclose: nothing. keep: refuse unless it is the same object;\nfail: refuse if it would "
      "come back degraded or lost"},
     {OPTION_KEEP, "keep", NULL, "keep a twin, for another restore"},
+    {OPTION_COLD, "cold", NULL, "from the image alone, even if the twin lives"},
     {OPTION_NEW_PID, "new-pid", NULL, "restore under a fresh PID"},
     {OPTION_ATTACH, "attach", NULL,
      "give the process our terminal, wait for it as a shell's fg\ndoes, and end with its exit status"},
@@ -81,11 +82,15 @@ static int read_wishes(const struct cli *cli, const struct cli_arguments *argume
         case OPTION_KEEP:
             library->flags |= RESEAT_KEEP;
             break;
+        case OPTION_COLD:
+            library->flags |= RESEAT_COLD;
+            break;
         case OPTION_NEW_PID:
             library->flags |= RESEAT_NEW_PID;
             break;
         case OPTION_ATTACH:
             wishes->attach = true;
+            library->flags |= RESEAT_CHILD;
             break;
         case OPTION_WAIT:
             if (!parse_duration(value, &library->wait_ns))
@@ -161,7 +166,8 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
 
 const struct cli_verb verb_restore = {
     .name = "restore",
-    .usage = "DIR [--slot SEL=PATH|fd:N|keep|close|null|fail]… [--keep] [--new-pid] [--attach] [--wait T] "
+    .usage = "DIR [--slot SEL=PATH|fd:N|keep|close|null|fail]… [--cold] [--keep] [--new-pid] [--attach] "
+             "[--wait T] "
              "[--allow=degraded|lost]",
     .summary = "put a process back: same PID, same slots, same objects",
     .about = "Makes the process again from the twin of DIR, compares slot by slot that every selector has "

@@ -150,6 +150,10 @@ const uint32_t *number_set_sort(struct number_set *set);
 /* core_check_memory.c */
 int core_check_vmas(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_extents(const struct snapshot *snapshot, struct reseat_error **ret_error);
+/* core_check_state.c */
+int core_check_states(const struct snapshot *snapshot, struct reseat_error **ret_error);
+int core_check_actions(const struct snapshot *snapshot, struct reseat_error **ret_error);
+int core_check_filters(const struct snapshot *snapshot, struct reseat_error **ret_error);
 
 /* core_check_objects.c */
 int core_check_objects(const struct snapshot *snapshot, struct reseat_error **ret_error);

@@ -73,7 +73,7 @@ int durable_capture_objects(pid_t pid, struct snapshot *snapshot, struct reseat_
     return r < 0 ? error_prefix(ret_error, r, "describing the capabilities") : 0;
 }
 
-/* The objects behind shared mappings, which may have no selector any more. Without the right to open what is
+/* The objects behind mappings of files without a name, which may have no selector any more. Without the right to open what is
  * mapped (CAP_CHECKPOINT_RESTORE) their content is stored as memory. */
 static int capture_mapped(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
 {
@@ -81,7 +81,7 @@ static int capture_mapped(pid_t pid, struct snapshot *snapshot, struct reseat_er
     int r = native_pd_open(pid, &pd, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
         struct snapshot_vma *vma = &snapshot->vmas[i];
-        if (vma->kind != SNAPSHOT_VMA_OBJECT || !(vma->flags & SNAPSHOT_VMA_MAP_SHARED))
+        if (vma->kind != SNAPSHOT_VMA_OBJECT)
             continue;
         char link[96];
         snprintf(link, sizeof link, "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, pid, vma->start, vma->end);

@@ -66,8 +66,8 @@ static void set_modes(int terminal, const struct snapshot_process *process)
 
 /* Puts the process into the foreground of a terminal, with the modes that it had set; another terminal that
  * was put at a slot gets the modes, too. */
-static void hand_over_terminal(const struct reseat_restore_options *options,
-                               const struct snapshot_process *process, pid_t pid)
+void hand_over_terminal(const struct reseat_restore_options *options, const struct snapshot_process *process,
+                        pid_t pid)
 {
     struct proc_stat stat;
     sigset_t stop_signal, before;
@@ -285,6 +285,22 @@ static int restore(const char *dir, struct snapshot *snapshot, const struct rese
     return 0;
 }
 
+/* The twin if it lives, else the image. */
+static int choose_source(const char *dir, const struct reseat_restore_options *options, bool *ret_cold,
+                         struct reseat_error **ret_error)
+{
+    _cleanup_(image_close) struct image *image = NULL;
+    *ret_cold = options->flags & RESEAT_COLD;
+    if (*ret_cold && (options->flags & RESEAT_KEEP))
+        return error_set(ret_error, -EINVAL, "an image is kept anyway: a cold restore has no twin to keep");
+    if (*ret_cold)
+        return 0;
+    int r = image_open(dir, &image, ret_error);
+    if (r == 0)
+        *ret_cold = image_has_memory(image) && twin_check(image_snapshot(image), NULL) < 0;
+    return r;
+}
+
 int reseat_restore(const char *dir, const struct reseat_restore_options *options,
                    struct reseat_restore_result *ret_result, struct reseat_error **ret_error)
 {
@@ -292,8 +308,13 @@ int reseat_restore(const char *dir, const struct reseat_restore_options *options
     options = options ? options : &usual;
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
     struct reseat_restore_result result = {.pidfd = -1};
-    int r = open_checkpoint(dir, &snapshot, ret_error);
-    if (r == 0)
+    bool is_cold;
+    int r = choose_source(dir, options, &is_cold, ret_error);
+    if (r == 0 && is_cold)
+        r = restore_cold(dir, options, &result, ret_error);
+    else if (r == 0)
+        r = open_checkpoint(dir, &snapshot, ret_error);
+    if (r == 0 && !is_cold)
         r = restore(dir, &snapshot, options, &result, ret_error);
     if (r < 0)
         return r;

@@ -24,6 +24,7 @@
 #define SIGNALS           64
 #define SIGNAL_SET_BYTES  8
 #define FILTERS_MAX       256
+#define LIMIT_NAME_BYTES  26   /* of a line of /proc/PID/limits */
 #define FILTER_LENGTH_MAX 4096 /* BPF_MAXINSNS */
 #define DELETED           " (deleted)"
 
@@ -69,7 +70,7 @@ static int read_groups(const char *status, struct snapshot *snapshot, struct sna
     return count ? snapshot_add_blob(snapshot, groups, count * sizeof *groups, &state->groups_offset) : 0;
 }
 
-static int describe_credentials(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state)
+int process_read_credentials(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state)
 {
     static const char *const sets[] = {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"};
     _cleanup_free_ char *status = NULL;
@@ -86,17 +87,50 @@ static int describe_credentials(int proc_fd, struct snapshot *snapshot, struct s
     return read_groups(status, snapshot, state);
 }
 
-static int describe_limits(pid_t pid, struct snapshot_state *state)
+/* A line of /proc/PID/limits, which everybody may read, other than prlimit(2): its numbers stand behind 26
+ * bytes of name. */
+static bool read_limit(const char *text, const char *name, uint64_t values[2])
 {
-    _Static_assert(RLIM_NLIMITS == SNAPSHOT_LIMITS, "another number of limits");
-    for (int resource = 0; resource < SNAPSHOT_LIMITS; resource++) {
-        struct rlimit limit;
-        if (prlimit(pid, (__rlimit_resource_t)resource, NULL, &limit) < 0)
-            return -errno;
-        state->limits[resource][0] = limit.rlim_cur;
-        state->limits[resource][1] = limit.rlim_max;
+    const char *line = strstr(text, name);
+    if (!line || strlen(line) < LIMIT_NAME_BYTES)
+        return false;
+    const char *position = line + LIMIT_NAME_BYTES;
+    for (int i = 0; i < 2; i++) {
+        position += strspn(position, " ");
+        bool is_unlimited = strncmp(position, "unlimited", strlen("unlimited")) == 0;
+        values[i] = is_unlimited ? UINT64_MAX : strtoull(position, NULL, 10);
+        position += strcspn(position, " \n");
     }
-    return 0;
+    return true;
+}
+
+static int describe_limits(int proc_fd, struct snapshot_state *state)
+{
+    static const char *const names[SNAPSHOT_LIMITS] = {
+        [RLIMIT_CPU] = "Max cpu time",
+        [RLIMIT_FSIZE] = "Max file size",
+        [RLIMIT_DATA] = "Max data size",
+        [RLIMIT_STACK] = "Max stack size",
+        [RLIMIT_CORE] = "Max core file size",
+        [RLIMIT_RSS] = "Max resident set",
+        [RLIMIT_NPROC] = "Max processes",
+        [RLIMIT_NOFILE] = "Max open files",
+        [RLIMIT_MEMLOCK] = "Max locked memory",
+        [RLIMIT_AS] = "Max address space",
+        [RLIMIT_LOCKS] = "Max file locks",
+        [RLIMIT_SIGPENDING] = "Max pending signals",
+        [RLIMIT_MSGQUEUE] = "Max msgqueue size",
+        [RLIMIT_NICE] = "Max nice priority",
+        [RLIMIT_RTPRIO] = "Max realtime priority",
+        [RLIMIT_RTTIME] = "Max realtime timeout",
+    };
+    _Static_assert(RLIM_NLIMITS == SNAPSHOT_LIMITS, "another number of limits");
+    _cleanup_free_ char *text = NULL;
+    int r = file_read(proc_fd, "limits", &text, NULL);
+    for (int resource = 0; r == 0 && resource < SNAPSHOT_LIMITS; resource++)
+        if (!read_limit(text, names[resource], state->limits[resource]))
+            r = -EBADMSG;
+    return r;
 }
 
 /* The fields of /proc/PID/stat that say where things are; counted from 1, the name is the second. */
@@ -185,9 +219,9 @@ const char *const process_namespace_names[SNAPSHOT_NAMESPACES] = {"cgroup", "ipc
 static int describe_outside(struct target *holder, struct snapshot *snapshot, struct snapshot_state *state)
 {
     int proc_fd = holder->proc_fd;
-    int r = describe_credentials(proc_fd, snapshot, state);
+    int r = process_read_credentials(proc_fd, snapshot, state);
     if (r == 0)
-        r = describe_limits(holder->pid, state);
+        r = describe_limits(proc_fd, state);
     if (r == 0)
         r = describe_layout(proc_fd, &state->layout);
     if (r == 0)

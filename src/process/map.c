@@ -110,6 +110,7 @@ static void describe_file(struct map_reader *reader)
     bool has_path;
     if (find_file(reader, &file, &has_path) < 0) {
         vma->kind = SNAPSHOT_VMA_OBJECT; /* the file has no name any more */
+        vma->file_size = vma->offset + (vma->end - vma->start);
         return;
     }
     vma->device_major = major(file.st_dev);
@@ -227,7 +228,7 @@ static int finish(struct map_reader *reader, struct snapshot *snapshot)
         return 0;
     reader->has_vma = false;
     vma->kind = kind_by_name(reader);
-    if (!vma->kind)
+    if (!vma->kind || vma->kind == SNAPSHOT_VMA_OBJECT)
         describe_file(reader);
     if (vma->kind == SNAPSHOT_VMA_ANONYMOUS || vma->kind == SNAPSHOT_VMA_SHARED)
         keep_given_name(reader->path);

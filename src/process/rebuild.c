@@ -22,8 +22,18 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
-#define FAMILY_CALLS       16
-#define CALLS_OF_ONE_BATCH 256
+#define SCRATCH_BASE     (192 * 1024)
+#define SCRATCH_A_THREAD (24 * 1024) /* with room for 11 KiB of extended state */
+#define SCRATCH_A_TIMER  2048
+#define SCRATCH_A_SIGNAL 512
+#define FAMILY_CALLS     16
+#define HOLDING_BYTES    64 /* of data beside the calls for one row */
+
+size_t process_scratch_bytes(const struct snapshot *snapshot)
+{
+    return SCRATCH_BASE + snapshot->threads_count * SCRATCH_A_THREAD +
+           snapshot->timers_count * SCRATCH_A_TIMER + snapshot->signals_count * SCRATCH_A_SIGNAL;
+}
 
 void seed_end(struct seed *seed)
 {
@@ -152,10 +162,12 @@ static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, st
         return r;
     if (seed->own_table)
         program_call(&program, "taking a table of its own", SYS_unshare, CLONE_FILES);
-    if (process->flags & SNAPSHOT_LEADS_SESSION)
+    if ((process->flags & SNAPSHOT_LEADS_SESSION) || seed->new_session)
         program_call(&program, "leading a session again", SYS_setsid, 0);
     else if (process->flags & SNAPSHOT_LEADS_GROUP)
         program_call(&program, "leading a process group again", SYS_setpgid, 0, 0);
+    else if (seed->joined_group)
+        program_call(&program, NULL, SYS_setpgid, 0, seed->joined_group);
     if (process->flags & SNAPSHOT_SUBREAPER)
         program_call(&program, "being a child subreaper again", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
     rebuild_add_thread_setup(&program, &snapshot->threads[0], &snapshot->threads[0]);
@@ -165,40 +177,7 @@ static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, st
 
 /* ---- memory and capabilities: only what a twin does not hand on ---- */
 
-/* A growing list of calls that is run whenever it is full. */
-struct batch {
-    struct seed *seed;
-    struct program program;
-};
-
-static int batch_begin(struct batch *batch, struct reseat_error **ret_error)
-{
-    return program_begin(&batch->program, &batch->seed->process->scratch, CALLS_OF_ONE_BATCH + 8, 0,
-                         ret_error);
-}
-
-static int batch_run(struct batch *batch, struct reseat_error **ret_error)
-{
-    int r = batch->program.count ? program_run_batch(batch->seed->process, &batch->program, ret_error) : 0;
-    program_end(&batch->program);
-    return r;
-}
-
-/* Runs the batch if the next few calls might not fit. */
-static int batch_make_room(struct batch *batch, struct reseat_error **ret_error)
-{
-    if (batch->program.count + 4 < CALLS_OF_ONE_BATCH)
-        return 0;
-    int r = batch_run(batch, ret_error);
-    return r == 0 ? batch_begin(batch, ret_error) : r;
-}
-
-static void batch_end(struct batch *batch)
-{
-    program_end(&batch->program);
-}
-
-static void add_memory_locks(struct batch *batch, const struct snapshot_region *row)
+static void add_memory_locks(struct program_batch *batch, const struct snapshot_region *row)
 {
     if (row->flags & SNAPSHOT_REGION_LOCKED)
         program_call(&batch->program, "locking a memory region again", SYS_mlock2, row->start,
@@ -215,14 +194,18 @@ static uint32_t owner_number(const struct seed *seed, const struct snapshot *sna
     return seed->ns_tids[0];
 }
 
-static void add_owner(struct batch *batch, const struct snapshot *snapshot, const struct snapshot_owner *row)
+static void add_owner(struct program_batch *batch, const struct seed *seed, const struct snapshot *snapshot,
+                      const struct snapshot_owner *row)
 {
-    struct f_owner_ex owner = {row->type, (pid_t)owner_number(batch->seed, snapshot, row)};
+    struct f_owner_ex owner = {row->type, (pid_t)owner_number(seed, snapshot, row)};
+    if (seed->is_bare)
+        program_call(&batch->program, "setting the signal of a capability again", SYS_fcntl, row->selector,
+                     F_SETSIG, (uint64_t)row->signal);
     program_call(&batch->program, "setting the owner of a capability again", SYS_fcntl, row->selector,
                  F_SETOWN_EX, scratch_copy(batch->program.scratch, &owner, sizeof owner));
 }
 
-static void add_interest(struct batch *batch, const struct snapshot_interest *row)
+static void add_interest(struct program_batch *batch, const struct snapshot_interest *row)
 {
     struct program *program = &batch->program;
     if (!row->action)
@@ -237,7 +220,7 @@ static void add_interest(struct batch *batch, const struct snapshot_interest *ro
                      EPOLL_CTL_ADD, row->selector, address);
 }
 
-static void add_position(struct batch *batch, const struct snapshot_position *row)
+static void add_position(struct program_batch *batch, const struct snapshot_position *row)
 {
     struct program *program = &batch->program;
     if (row->offset >= 0)
@@ -245,7 +228,7 @@ static void add_position(struct batch *batch, const struct snapshot_position *ro
     program_call(program, NULL, SYS_fcntl, row->selector, F_SETFL, row->status_flags);
 }
 
-static void add_lock(struct batch *batch, const struct snapshot_lock *row)
+static void add_lock(struct program_batch *batch, const struct snapshot_lock *row)
 {
     struct flock lock = {.l_type = (short)row->type,
                          .l_whence = SEEK_SET,
@@ -284,9 +267,13 @@ static int rebuild_reopen(struct seed *seed, const struct snapshot *snapshot,
         return r;
     if (row->offset > 0)
         program_call(&moving, NULL, SYS_lseek, fd, (uint64_t)row->offset, SEEK_SET);
-    program_call(&moving, "putting a file of its own under /proc at its selector", SYS_dup3, fd,
-                 row->selector, row->descriptor_flags & FD_CLOEXEC ? O_CLOEXEC : 0);
-    if (row->alias_of == row->selector)
+    const char *what = "putting a file of its own under /proc at its selector";
+    if (fd == row->selector) /* which was free */
+        program_call(&moving, what, SYS_fcntl, fd, F_SETFD, row->descriptor_flags & FD_CLOEXEC);
+    else
+        program_call(&moving, what, SYS_dup3, fd, row->selector,
+                     row->descriptor_flags & FD_CLOEXEC ? O_CLOEXEC : 0);
+    if (row->alias_of == row->selector && fd != row->selector)
         program_call(&moving, NULL, SYS_close, fd);
     r = program_run_batch(seed->process, &moving, ret_error);
     return r < 0 ? r : rebuild_clear_passing(seed);
@@ -295,26 +282,30 @@ static int rebuild_reopen(struct seed *seed, const struct snapshot *snapshot,
 static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
                             struct reseat_error **ret_error)
 {
-    _cleanup_(batch_end) struct batch batch = {.seed = seed};
-    int r = batch_begin(&batch, ret_error);
+    _cleanup_(program_batch_end) struct program_batch batch = {0};
+    int r = program_batch_begin(&batch, seed->process, ret_error);
     if (!seed->shares_memory) {
-        for (size_t i = 0; r == 0 && i < snapshot->regions_count; i++, r = batch_make_room(&batch, ret_error))
+        for (size_t i = 0; r == 0 && i < snapshot->regions_count;
+             i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
             add_memory_locks(&batch, &snapshot->regions[i]);
         if (r == 0 && (snapshot->process.flags & SNAPSHOT_LOCKS_FUTURE))
             program_call(&batch.program, "locking future memory again", SYS_mlockall, MCL_FUTURE);
     }
-    for (size_t i = 0; r == 0 && i < snapshot->owners_count; i++, r = batch_make_room(&batch, ret_error))
-        add_owner(&batch, snapshot, &snapshot->owners[i]);
-    for (size_t i = 0; r == 0 && i < snapshot->interests_count; i++, r = batch_make_room(&batch, ret_error))
+    for (size_t i = 0; r == 0 && i < snapshot->owners_count;
+         i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
+        add_owner(&batch, seed, snapshot, &snapshot->owners[i]);
+    for (size_t i = 0; r == 0 && i < snapshot->interests_count;
+         i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
         add_interest(&batch, &snapshot->interests[i]);
-    for (size_t i = 0; r == 0 && i < snapshot->positions_count; i++, r = batch_make_room(&batch, ret_error))
+    for (size_t i = 0; r == 0 && i < snapshot->positions_count;
+         i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
         add_position(&batch, &snapshot->positions[i]);
-    bool has_locks = snapshot->process.form == SNAPSHOT_FORM_HEIR; /* with the table */
+    bool has_locks = snapshot->process.form == SNAPSHOT_FORM_HEIR && !seed->is_bare; /* with the table */
     for (size_t i = 0; r == 0 && !has_locks && i < snapshot->locks_count;
-         i++, r = batch_make_room(&batch, ret_error))
+         i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
         add_lock(&batch, &snapshot->locks[i]);
     if (r == 0)
-        r = batch_run(&batch, ret_error);
+        r = program_batch_run(&batch, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->reopens_count; i++)
         r = rebuild_reopen(seed, snapshot, &snapshot->reopens[i], ret_error);
     return r;
@@ -327,10 +318,16 @@ int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct r
     if (!seed->ns_tids || !seed->stops)
         return error_errno(ret_error, -ENOMEM, "rebuilding process %u", snapshot->process.pid);
     seed->ns_tids[0] = (uint32_t)seed->process->ns_pid;
-    int r = rebuild_family(seed, snapshot, ret_error);
+    int r = seed->is_bare ? rebuild_scores(seed, snapshot, ret_error) : 0;
+    if (r == 0 && seed->is_bare)
+        r = rebuild_state(seed, snapshot, ret_error);
+    if (r == 0)
+        r = rebuild_family(seed, snapshot, ret_error);
     if (r == 0)
         r = rebuild_threads(seed, snapshot, ret_error);
     if (r == 0)
         r = rebuild_holdings(seed, snapshot, ret_error);
-    return r;
+    if (r == 0 && seed->is_bare)
+        r = rebuild_leader_credentials(seed, snapshot, ret_error);
+    return r == 0 && seed->is_bare ? rebuild_limits(seed, snapshot, ret_error) : r;
 }

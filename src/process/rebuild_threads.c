@@ -50,13 +50,17 @@ static int plan_thread(struct seed *seed, const struct snapshot *snapshot, size_
     const struct snapshot_thread *row = &snapshot->threads[index];
     struct program *program = &plan->program;
     program_end(program);
-    int r = program_begin(program, scratch, THREAD_CALLS + rebuild_signal_calls(snapshot, row->tid),
-                          PROGRAM_RETURN_BYTES, ret_error);
+    size_t calls = THREAD_CALLS + rebuild_signal_calls(snapshot, row->tid) +
+                   (seed->is_bare ? REBUILD_CREDENTIAL_CALLS : 0);
+    int r = program_begin(program, scratch, calls, PROGRAM_RETURN_BYTES, ret_error);
     if (r < 0)
         return r;
     uint64_t stack = program_birth(program);
     rebuild_add_thread_setup(program, row, &snapshot->threads[0]);
     rebuild_add_signals(program, snapshot, row->tid);
+    r = seed->is_bare ? rebuild_add_credentials(program, snapshot, ret_error) : 0;
+    if (r < 0)
+        return r;
     plan->present_address = scratch_take(scratch, sizeof(uint64_t), 8, NULL);
     program_set_result_address(program, program_call(program, NULL, SYS_gettid, 0), plan->present_address);
     program_wait_gate(program, seed->gate_address);

@@ -356,4 +356,6 @@ struct snapshot {
 
 /* Adds bytes to `blobs` (aligned to 8) and says where. -ENOMEM. */
 int snapshot_add_blob(struct snapshot *snapshot, const void *data, size_t length, uint64_t *ret_offset);
+/* A copy of everything. -ENOMEM. */
+int snapshot_copy(const struct snapshot *snapshot, struct snapshot *ret_copy);
 void snapshot_free(struct snapshot *snapshot);

@@ -15,7 +15,12 @@
 #include <sys/wait.h>
 
 /* Below a program: room for a signal handler that runs if we die at the wrong moment. */
-#define RED_ZONE_BYTES 512
+#define RED_ZONE_BYTES       512
+
+#define PAGE_BYTES           4096 /* of the interpreter; and room for the report */
+#define CALLS_OF_ONE_BATCH   256
+#define CALLS_BESIDE_A_BATCH 8 /* the report, and a sleep */
+#define CALLS_AT_ONCE        6 /* between two program_batch_room() */
 
 int program_begin(struct program *program, struct scratch *scratch, size_t capacity, size_t tail,
                   struct reseat_error **ret_error)
@@ -271,4 +276,34 @@ uint64_t scratch_copy(struct scratch *scratch, const void *data, size_t length)
     if (address)
         memcpy(mirror, data, length);
     return address;
+}
+
+int program_batch_begin(struct program_batch *batch, struct target *target, struct reseat_error **ret_error)
+{
+    batch->target = target;
+    return program_begin(&batch->program, &target->scratch, CALLS_OF_ONE_BATCH + CALLS_BESIDE_A_BATCH, 0,
+                         ret_error);
+}
+
+int program_batch_run(struct program_batch *batch, struct reseat_error **ret_error)
+{
+    int r = batch->program.count ? program_run_batch(batch->target, &batch->program, ret_error) : 0;
+    batch->target->scratch.used = batch->target->scratch.first;
+    program_end(&batch->program);
+    return r;
+}
+
+int program_batch_room(struct program_batch *batch, size_t bytes, struct reseat_error **ret_error)
+{
+    const struct scratch *scratch = &batch->target->scratch;
+    size_t left = scratch->length - PAGE_BYTES - scratch->used;
+    if (batch->program.count + CALLS_AT_ONCE < CALLS_OF_ONE_BATCH && left > bytes + PAGE_BYTES)
+        return 0;
+    int r = program_batch_run(batch, ret_error);
+    return r == 0 ? program_batch_begin(batch, batch->target, ret_error) : r;
+}
+
+void program_batch_end(struct program_batch *batch)
+{
+    program_end(&batch->program);
 }

@@ -117,11 +117,6 @@ int target_set_signal_mask(pid_t tid, uint64_t mask);
 int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_REGS_WORDS], int report_signal);
 
 int target_set_xstate(pid_t tid, const void *xstate, size_t length);
-/* Into TARGET_XSTATE_BYTES_MAX bytes. */
-int target_get_xstate(pid_t tid, void *xstate, size_t *ret_length);
-#define TARGET_XSTATE_BYTES_MAX 65536 /* AMX has 11 KiB */
-/* Whether a seccomp filter, if the process has one, can be kept from our system calls in it. -EPERM: no. */
-int target_check_filter(const char *status, pid_t pid, struct reseat_error **ret_error);
 /* PTRACE_O_* on top of those that the target was seized with. */
 int target_set_options(struct target *target, pid_t tid, unsigned options);
 /* Seizes one more thread, which runs on. */
@@ -216,6 +211,16 @@ int program_continue(struct target *target, struct target_thread *thread, struct
 int program_run(struct target *target, const struct program *program, struct reseat_error **ret_error);
 /* The same for a program that is not needed any more afterwards: adds the report, and frees the part. */
 int program_run_batch(struct target *target, struct program *program, struct reseat_error **ret_error);
+/* A growing list of calls for the leader, which is run whenever it is full. */
+struct program_batch {
+    struct target *target;
+    struct program program;
+};
+int program_batch_begin(struct program_batch *batch, struct target *target, struct reseat_error **ret_error);
+/* Runs what there is if the next few calls, with so many bytes of data beside them, might not fit. */
+int program_batch_room(struct program_batch *batch, size_t bytes, struct reseat_error **ret_error);
+int program_batch_run(struct program_batch *batch, struct reseat_error **ret_error);
+void program_batch_end(struct program_batch *batch); /* cleanup function */
 /* A copy of the data on the scratch pages: its address; 0: no room. */
 uint64_t scratch_copy(struct scratch *scratch, const void *data, size_t length);
 /* Mask of a thread that runs a program: everything blocked but the report. */

@@ -17,22 +17,17 @@
 #define SIGNAL_SET_BYTES 8
 #define SLEEP_CHECK_NS   100000000U
 #define SLEEP_STEP_NS    100000
-#define SCRATCH_BASE     (192 * 1024)
-#define SCRATCH_A_THREAD (24 * 1024) /* with room for 11 KiB of extended state */
-#define SCRATCH_A_TIMER  2048
-#define SCRATCH_A_SIGNAL 512
 #define SCRATCH_A_MARK   256
 
 size_t twin_scratch_bytes_about(size_t thread_count)
 {
-    return SCRATCH_BASE + thread_count * SCRATCH_A_THREAD;
+    const struct snapshot threads_only = {.threads_count = thread_count};
+    return process_scratch_bytes(&threads_only);
 }
 
 size_t twin_scratch_bytes(const struct snapshot *snapshot)
 {
-    return SCRATCH_BASE + snapshot->threads_count * SCRATCH_A_THREAD +
-           snapshot->timers_count * SCRATCH_A_TIMER + snapshot->signals_count * SCRATCH_A_SIGNAL +
-           twin_region_marks(snapshot) * SCRATCH_A_MARK;
+    return process_scratch_bytes(snapshot) + twin_region_marks(snapshot) * SCRATCH_A_MARK;
 }
 
 /* Everything that is needed between building the programs and reading their results. */

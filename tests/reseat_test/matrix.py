@@ -11,6 +11,12 @@ checkpointed and restored in one of these ways:
     twice    heir, two times in a row
     new-pid  checkpoint, restore --new-pid, go                                  (subjects that say they can)
     beside   checkpoint --leave-running, restore --new-pid beside it, go, both  (subjects that say they can)
+    cold     checkpoint --image (no twin is left), restore --cold, go
+    cold-new-pid  the same with --new-pid                                       (subjects that say they can)
+    cold-twice    cold, and again from the same image when the process has ended
+
+In the cold modes what the runner holds the other end of (its pipes, the socket of the peer) is put at its selectors by
+--slot. What is said of the mode `cold` in a row is said of all of them, unless they have words of their own.
 """
 
 import fcntl
@@ -22,8 +28,10 @@ from pathlib import Path
 
 from .context import Failure, Skip, process_children, process_name, process_state
 
-MODES = ["heir", "copy", "run-on", "keep", "twice", "new-pid", "beside"]
-NEW_PID_MODES = ["new-pid", "beside"]
+COLD_MODES = ["cold", "cold-new-pid", "cold-twice"]
+MODES = ["heir", "copy", "run-on", "keep", "twice", "new-pid", "beside"] + COLD_MODES
+NEW_PID_MODES = ["new-pid", "beside", "cold-new-pid"]
+OUTPUT, GO, PEER = 1, 3, 4  # the selectors of subject.h
 FAILED, REFUSED = 1, 3
 SKIPPED = 77
 HIGH = 100  # what we hand to a subject comes in above this; it moves it to where it wants it
@@ -59,6 +67,8 @@ def by_mode(text):
                 if one not in MODES:
                     raise ValueError(f"no mode {one!r} in {text!r}")
                 reasons[one] = reason.strip()
+                for cold in COLD_MODES if one == "cold" else []:
+                    reasons.setdefault(cold, reason.strip())
     return reasons
 
 
@@ -71,6 +81,8 @@ class Stage:
         self.keep_refused = mode == "keep" and "heir" not in subject.refused and subject.refused.get(mode)
         self.refused = None if self.keep_refused else subject.refused.get(mode)
         self.peer = None
+        self.kept = {}  # cold modes: selector -> a descriptor of ours on what the subject has there
+        self.is_gone = False  # it was checkpointed, and its restore refused as it should be
         self.log = open(context.path("stderr"), "ab")
         go, self.go_end = os.pipe()
         go_high = fcntl.fcntl(go, fcntl.F_DUPFD, HIGH)
@@ -81,10 +93,20 @@ class Stage:
             self.peer = context.start([subject.program, "--peer", subject.name], stdin=None, stderr=self.log,
                                       pass_fds=[theirs], environment={"SUBJECT_PEER": str(theirs)})
             handed, environment = handed + [ours], {**environment, "SUBJECT_PEER": str(ours)}
-        self.target = context.start([subject.program, subject.name], stdin=None, stderr=self.log, pass_fds=handed,
-                                    environment=environment)
-        for fd in handed + ([theirs] if self.peer else []):
+            self.hold(PEER, ours)
+        output, written = os.pipe()
+        self.hold(OUTPUT, written)
+        self.hold(GO, go_high)
+        self.target = context.start([subject.program, subject.name], stdin=None, stdout=written, stderr=self.log,
+                                    pass_fds=handed, environment=environment)
+        self.target.stdout = output
+        for fd in handed + [written] + ([theirs] if self.peer else []):
             os.close(fd)
+
+    def hold(self, selector, fd):
+        if self.mode in COLD_MODES:
+            self.kept[selector] = os.dup(fd)
+            self.context.defer(os.close, self.kept[selector])
 
     # ---- the subject's side ----
 
@@ -166,12 +188,12 @@ class Stage:
         self.context.until(lambda: process_state(pid) is None, "the checkpointed process to be gone")
         self.context.take_status(pid)
 
-    def restore(self, directory, *options):
+    def restore(self, directory, *options, **how):
         if "--keep" in options and self.keep_refused:
             status, words = self.keep_refused
             self.check_sentence(self.context.reseat("restore", directory, *options, status=status), words)
             options = ()
-        pid = self.context.restore(directory, *options)
+        pid = self.context.restore(directory, *options, **how)
         if "--new-pid" in options:
             if pid == self.target.pid:
                 raise Failure(f"restore --new-pid has used the old PID {pid}")
@@ -190,6 +212,32 @@ class Stage:
     def must_be_used_up(self, directory):
         if directory.exists():
             raise Failure(f"{directory} is still there although its twin was used up")
+
+    # ---- from an image alone ----
+
+    def checkpoint_image(self):
+        """Returns the directory, or None if it was refused as it should be."""
+        directory = self.context.new_name("checkpoint")
+        result = self.context.reseat("checkpoint", self.target.pid, "--image", "--allow=degraded", "-o",
+                                     directory, status=None)
+        if self.refused and result.status == self.refused[0]:
+            self.check_sentence(result, self.refused[1])
+            return None
+        if result.status != 0:
+            raise Failure(f"expected status 0 of {result}")
+        self.wait_killed()
+        return directory
+
+    def restore_cold(self, directory, *options):
+        """Returns whether there is a process to go on with."""
+        wishes = [word for selector, fd in self.kept.items() for word in ("--slot", f"{selector}=fd:{fd}")]
+        if self.refused:
+            status, words = self.refused
+            self.check_sentence(self.context.reseat("restore", "--cold", directory, *wishes, *options, status=status,
+                                                    pass_fds=self.kept.values()), words)
+            return False
+        self.restore(directory, "--cold", *wishes, *options, pass_fds=self.kept.values())
+        return True
 
     # ---- the modes ----
 
@@ -248,6 +296,27 @@ class Stage:
             self.restore(directory, "--new-pid")
         self.go(2 if directory else 1)
 
+    def cold(self, *options):
+        directory = self.checkpoint_image()
+        if not directory or self.restore_cold(directory, *options):
+            self.go()
+        else:
+            self.is_gone = True
+
+    def cold_new_pid(self):
+        self.cold("--new-pid")
+
+    def cold_twice(self):
+        directory = self.checkpoint_image()
+        if directory and not self.restore_cold(directory):
+            self.is_gone = True
+            return
+        self.go()
+        if directory:
+            self.wait_gone()
+            self.restore_cold(directory)
+            self.go()
+
 
 def run_subject(context, subject, mode):
     """The test of one subject in one mode."""
@@ -261,8 +330,9 @@ def run_subject(context, subject, mode):
     stage.wait_ready()
     try:
         getattr(stage, mode.replace("-", "_"))()
-        stage.wait_gone()
-        stage.check_peer()
+        if not stage.is_gone:
+            stage.wait_gone()
+            stage.check_peer()
     except Failure as failure:
         written = Path(context.path("stderr")).read_text(errors="replace")
         raise Failure(f"{failure}\n{written}".rstrip()) from None

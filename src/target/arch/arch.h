@@ -63,3 +63,6 @@ size_t arch_frame_build(uint8_t *frame, const uint64_t *regs, uint64_t signal_ma
 size_t arch_frame_xstate(uint8_t *room, const void *xstate, size_t length);
 /* Where the frame begins, relative to the last argument of the rt_sigreturn call in a program. */
 #define ARCH_FRAME_IN_ARGUMENT 5
+
+/* Names what extended state (as ptrace gives it) is in use that this processor has not; NULL: nothing. */
+const char *arch_missing_xstate(const void *xstate, size_t length);

@@ -283,3 +283,35 @@ size_t arch_frame_xstate(uint8_t *room, const void *xstate, size_t length)
     memcpy(room + length, &magic, sizeof magic);
     return length + sizeof magic;
 }
+
+/* ---- what a processor has ---- */
+
+#define XSTATE_IN_USE_OFFSET 512 /* XSTATE_BV */
+#define XSTATE_BYTES_MIN     576
+
+static uint64_t read_xcr0(void)
+{
+    uint32_t low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+const char *arch_missing_xstate(const void *xstate, size_t length)
+{
+    static const struct {
+        uint64_t bits;
+        const char *name;
+    } known[] = {
+        {1 << 2, "AVX"},  {3 << 3, "MPX"}, {7 << 5, "AVX-512"}, {1 << 9, "PKU"}, {1 << 11, "shadow stacks"},
+        {3 << 17, "AMX"},
+    };
+    uint64_t in_use;
+    if (length < XSTATE_BYTES_MIN)
+        return NULL; /* a processor without XSAVE */
+    memcpy(&in_use, (const uint8_t *)xstate + XSTATE_IN_USE_OFFSET, sizeof in_use);
+    uint64_t missing = in_use & ~read_xcr0();
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (missing & known[i].bits)
+            return known[i].name;
+    return missing ? "a component of no name" : NULL;
+}

@@ -1,0 +1,120 @@
+/* What would not come back from an image here, found before any process exists. */
+#include "cold/cold-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+static const char *text_at(const struct snapshot *snapshot, uint64_t offset)
+{
+    return (const char *)snapshot->blobs + offset;
+}
+
+/* ---- memory ---- */
+
+static int check_mappings(const struct cold_plan *plan, struct obstacles *obstacles,
+                          struct reseat_error **ret_error)
+{
+    const struct snapshot *snapshot = plan->snapshot;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
+        const struct snapshot_vma *vma = &snapshot->vmas[i];
+        const char *path = text_at(snapshot, vma->path_offset);
+        unsigned long start = (unsigned long)vma->start;
+        if (vma->end > COLD_TASK_BYTES)
+            return error_set(ret_error, -ENOTSUP, "memory at %#lx: above the 47 bits that every process has",
+                             start);
+        if (vma->protection_key)
+            return error_set(ret_error, -ENOTSUP, "memory at %#lx has the protection key %u: not written yet",
+                             start, vma->protection_key);
+        if (vma->kind == SNAPSHOT_VMA_OTHER)
+            r = obstacles_add(
+                obstacles, SEVERITY_LOST, -1,
+                "memory of %s, mapped at %#lx, cannot be mapped anew: every access will be a fault",
+                *path ? path : "a device", start);
+        else if (vma->kind == SNAPSHOT_VMA_OBJECT && vma->object == 0 &&
+                 (vma->flags & SNAPSHOT_VMA_MAP_SHARED))
+            r = obstacles_add(
+                obstacles, SEVERITY_NOTE, -1,
+                "the file %s, mapped at %#lx, has no name and no selector any more: its content comes "
+                "back as shared memory",
+                path, start);
+        else if (vma->kind == SNAPSHOT_VMA_SYSV)
+            r = obstacles_add(
+                obstacles, SEVERITY_DEGRADED, -1,
+                "the System V shared memory %lu at %#lx comes back as memory of the process's own",
+                (unsigned long)vma->inode, start);
+    }
+    return r < 0 ? error_errno(ret_error, r, "looking at the memory map") : 0;
+}
+
+/* ---- processor ---- */
+
+static int check_processor(const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    for (size_t i = 0; i < snapshot->threads_count; i++) {
+        const struct snapshot_thread *thread = &snapshot->threads[i];
+        const char *missing =
+            arch_missing_xstate(snapshot->blobs + thread->xstate_offset, thread->xstate_length);
+        if (missing)
+            return error_set(ret_error, -ENOTSUP,
+                             "thread %u has extended state that the processor of this machine has not: %s",
+                             thread->tid, missing);
+    }
+    return 0;
+}
+
+/* ---- place ---- */
+
+static bool is_same_boot(const struct snapshot *snapshot)
+{
+    _cleanup_free_ char *boot_id = NULL;
+    size_t length = strlen(snapshot->process.boot_id);
+    return length && file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &boot_id, NULL) == 0 &&
+           strncmp(boot_id, snapshot->process.boot_id, length) == 0;
+}
+
+/* Namespaces have no name: after the next boot nobody can tell. The PID namespace is judged by the numbers.
+ */
+static int check_namespaces(const struct snapshot *snapshot, struct obstacles *obstacles)
+{
+    uint64_t ours[SNAPSHOT_NAMESPACES];
+    _cleanup_close_ int proc_fd = proc_open(getpid());
+    if (proc_fd < 0)
+        return proc_fd;
+    process_read_namespaces(proc_fd, ours);
+    int r = 0;
+    for (size_t i = 0; r == 0 && is_same_boot(snapshot) && i < SNAPSHOT_NAMESPACES; i++) {
+        uint64_t theirs = snapshot->states[0].namespaces[i];
+        const char *name = process_namespace_names[i];
+        if (theirs && ours[i] && theirs != ours[i] && strcmp(name, "pid") != 0)
+            r = obstacles_add(
+                obstacles, SEVERITY_DEGRADED, -1,
+                "it lived in another %s namespace and comes into ours (run reseat inside that one, with "
+                "nsenter)",
+                name);
+    }
+    return r;
+}
+
+int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct reseat_error **ret_error)
+{
+    const struct snapshot *snapshot = plan->snapshot;
+    if (!snapshot->states_count || !snapshot->vmas_count)
+        return error_set(
+            ret_error, -ENODATA,
+            "there is no image of process %u here, only what belongs to its twin (it was taken with "
+            "--live)",
+            snapshot->process.pid);
+    int r = process_check_privileges(snapshot, ret_error);
+    if (r == 0)
+        r = check_processor(snapshot, ret_error);
+    if (r == 0)
+        r = cold_check_vdso(plan, ret_error);
+    if (r == 0)
+        r = check_mappings(plan, obstacles, ret_error);
+    if (r < 0)
+        return r;
+    r = check_namespaces(snapshot, obstacles);
+    return r < 0 ? error_errno(ret_error, r, "looking at our namespaces") : 0;
+}

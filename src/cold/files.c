@@ -1,0 +1,246 @@
+/* Files that the process has without a capability: those that it maps, its program, its directories. They are
+ * opened here, and compared with what they were: by size and time, and on the same machine and boot also by
+ * device and inode. The process maps them by descriptors that it has inherited from us.
+ *
+ * A shared mapping of a file is the file, as it is now: Reseat does not copy files. A private one of a file
+ * that has changed would be another program. */
+#include "cold/cold-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+/* What a file was. */
+struct identity {
+    uint64_t inode, size;
+    int64_t modified_ns;
+    uint32_t device_major, device_minor;
+};
+
+static const char *text_at(const struct snapshot *snapshot, uint64_t offset)
+{
+    return (const char *)snapshot->blobs + offset;
+}
+
+static bool is_same_boot(const struct snapshot *snapshot)
+{
+    _cleanup_free_ char *boot_id = NULL;
+    size_t length = strlen(snapshot->process.boot_id);
+    return length && file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &boot_id, NULL) == 0 &&
+           strncmp(boot_id, snapshot->process.boot_id, length) == 0;
+}
+
+/* NULL, or what is not as it was. */
+static const char *find_change(const struct stat *now, const struct identity *before, bool same_boot)
+{
+    int64_t modified_ns = now->st_mtim.tv_sec * INT64_C(1000000000) + now->st_mtim.tv_nsec;
+    if (!S_ISREG(now->st_mode))
+        return "is no regular file any more";
+    if ((uint64_t)now->st_size != before->size)
+        return "has another size";
+    if (modified_ns != before->modified_ns)
+        return "has been written to since";
+    bool is_same = now->st_ino == before->inode && major(now->st_dev) == before->device_major &&
+                   minor(now->st_dev) == before->device_minor;
+    return same_boot && !is_same ? "is another file of the same size and time" : NULL;
+}
+
+/* O_NONBLOCK: a FIFO that has taken its place must not hold us up. */
+static int open_file(const char *path, int flags)
+{
+    int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+
+/* ---- mapped files ---- */
+
+static bool is_of_file(const struct snapshot_vma *vma)
+{
+    return vma->kind == SNAPSHOT_VMA_FILE && !(vma->flags & SNAPSHOT_VMA_STORED);
+}
+
+static int access_of(const struct snapshot_vma *vma)
+{
+    return (vma->flags & SNAPSHOT_VMA_MAP_SHARED) && (vma->flags & SNAPSHOT_VMA_MAY_WRITE) ? O_RDWR
+                                                                                           : O_RDONLY;
+}
+
+/* An earlier mapping of the same file, opened in the same way. */
+static bool find_opened(const struct cold_plan *plan, size_t index, int *ret_fd)
+{
+    const struct snapshot *snapshot = plan->snapshot;
+    const struct snapshot_vma *vma = &snapshot->vmas[index];
+    for (size_t i = index; i-- > 0;) {
+        const struct snapshot_vma *other = &snapshot->vmas[i];
+        if (is_of_file(other) && other->inode == vma->inode && access_of(other) == access_of(vma) &&
+            plan->vma_fds[i] >= 0 &&
+            strcmp(text_at(snapshot, other->path_offset), text_at(snapshot, vma->path_offset)) == 0) {
+            *ret_fd = plan->vma_fds[i];
+            return true;
+        }
+    }
+    return false;
+}
+
+static int judge_mapped(const struct snapshot_vma *vma, const char *path, int fd, bool same_boot,
+                        struct obstacles *obstacles)
+{
+    struct stat now;
+    if (fstat(fd, &now) < 0)
+        return -errno;
+    const struct identity before = {vma->inode, vma->file_size, vma->modified_ns, vma->device_major,
+                                    vma->device_minor};
+    const char *change = find_change(&now, &before, same_boot);
+    if (!change)
+        return 0;
+    bool is_shared = vma->flags & SNAPSHOT_VMA_MAP_SHARED;
+    bool is_shorter = (uint64_t)now.st_size < before.size || !S_ISREG(now.st_mode);
+    return obstacles_add(obstacles,
+                         !is_shared   ? SEVERITY_LOST
+                         : is_shorter ? SEVERITY_DEGRADED
+                                      : SEVERITY_NOTE,
+                         -1, "the file %s, which is mapped at %#lx, %s", path, (unsigned long)vma->start,
+                         change);
+}
+
+static int open_mapped(struct cold_plan *plan, size_t index, bool same_boot, struct obstacles *obstacles,
+                       struct reseat_error **ret_error)
+{
+    const struct snapshot *snapshot = plan->snapshot;
+    const struct snapshot_vma *vma = &snapshot->vmas[index];
+    const char *path = text_at(snapshot, vma->path_offset);
+    if (!is_of_file(vma) || find_opened(plan, index, &plan->vma_fds[index]))
+        return 0;
+    int fd = open_file(path, access_of(vma));
+    if (fd < 0)
+        return error_errno(
+            ret_error, fd,
+            "opening %s, which process %u maps (the image refers to it; take the checkpoint with "
+            "--self-contained to have it in the image)",
+            path, snapshot->process.pid);
+    plan->vma_fds[index] = fd;
+    int r = judge_mapped(vma, path, fd, same_boot, obstacles);
+    return r < 0 ? error_errno(ret_error, r, "looking at %s", path) : 0;
+}
+
+/* ---- program and directories ---- */
+
+static bool may_set_program(void)
+{
+    _cleanup_free_ char *status = NULL;
+    enum { SYS_RESOURCE = 24, SYS_ADMIN = 21, CHECKPOINT_RESTORE = 40 };
+    if (file_read(AT_FDCWD, "/proc/thread-self/status", &status, NULL) < 0)
+        return false;
+    uint64_t effective = status_number(status, "CapEff", 16);
+    return effective &
+           (UINT64_C(1) << SYS_RESOURCE | UINT64_C(1) << SYS_ADMIN | UINT64_C(1) << CHECKPOINT_RESTORE);
+}
+
+static int open_program(struct cold_plan *plan, bool same_boot, struct obstacles *obstacles,
+                        struct reseat_error **ret_error)
+{
+    const struct snapshot_state *state = &plan->snapshot->states[0];
+    const char *path = text_at(plan->snapshot, state->exe_offset);
+    const struct identity before = {state->exe_inode, state->exe_size, state->exe_modified_ns,
+                                    state->exe_device_major, state->exe_device_minor};
+    struct stat now;
+    if (!may_set_program())
+        return obstacles_add(obstacles, SEVERITY_NOTE, -1,
+                             "/proc/%u/exe will be reseat, not %s: to set it takes CAP_CHECKPOINT_RESTORE",
+                             plan->snapshot->process.pid, path);
+    int fd = state->flags & SNAPSHOT_STATE_REMOVED_EXE ? -ENOENT : open_file(path, O_RDONLY);
+    if (fd < 0 || fstat(fd, &now) < 0 || find_change(&now, &before, same_boot)) {
+        base_close(&fd);
+        return obstacles_add(obstacles, SEVERITY_NOTE, -1,
+                             "/proc/%u/exe will be reseat: the file %s is not there any more, or another one",
+                             plan->snapshot->process.pid, path);
+    }
+    plan->exe_fd = fd;
+    (void)ret_error;
+    return 0;
+}
+
+/* A directory that was removed while the process was in it: made, opened and removed again. */
+static int open_removed(const char *path)
+{
+    static const char *const places[] = {NULL, "/tmp"};
+    for (size_t i = 0; i < COUNT_OF(places); i++) {
+        char name[4200];
+        int parent_length = (int)(strrchr(path, '/') ? strrchr(path, '/') - path : 0);
+        if (places[i])
+            snprintf(name, sizeof name, "%s/reseat-XXXXXX", places[i]);
+        else
+            snprintf(name, sizeof name, "%.*s/.reseat-XXXXXX", parent_length, path);
+        if (!mkdtemp(name))
+            continue;
+        int fd = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        rmdir(name);
+        if (fd >= 0)
+            return fd;
+    }
+    return -errno;
+}
+
+static int open_directories(struct cold_plan *plan, struct obstacles *obstacles,
+                            struct reseat_error **ret_error)
+{
+    const struct snapshot_state *state = &plan->snapshot->states[0];
+    const char *path = text_at(plan->snapshot, state->directory_offset);
+    const char *root = text_at(plan->snapshot, state->root_offset);
+    if (state->flags & SNAPSHOT_STATE_OTHER_ROOT) {
+        plan->root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (plan->root_fd < 0)
+            return error_errno(ret_error, -errno, "opening %s, the root directory of process %u", root,
+                               plan->snapshot->process.pid);
+    }
+    if (state->flags & SNAPSHOT_STATE_REMOVED_DIRECTORY) {
+        plan->directory_fd = open_removed(path);
+        if (plan->directory_fd < 0)
+            return error_errno(ret_error, plan->directory_fd, "making a working directory in place of %s",
+                               path);
+        return obstacles_add(
+            obstacles, SEVERITY_DEGRADED, -1,
+            "the working directory %s had been removed: another removed directory takes its place", path);
+    }
+    plan->directory_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (plan->directory_fd < 0)
+        return error_errno(ret_error, -errno, "opening %s, the working directory of process %u", path,
+                           plan->snapshot->process.pid);
+    return 0;
+}
+
+int cold_open(struct cold_plan *plan, struct obstacles *obstacles, struct reseat_error **ret_error)
+{
+    const struct snapshot *snapshot = plan->snapshot;
+    bool same_boot = is_same_boot(snapshot);
+    plan->vma_fds = malloc((snapshot->vmas_count + 1) * sizeof *plan->vma_fds);
+    if (!plan->vma_fds)
+        return error_errno(ret_error, -ENOMEM, "opening the files of process %u", snapshot->process.pid);
+    for (size_t i = 0; i < snapshot->vmas_count; i++)
+        plan->vma_fds[i] = -1;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
+        r = open_mapped(plan, i, same_boot, obstacles, ret_error);
+    if (r == 0)
+        r = open_program(plan, same_boot, obstacles, ret_error);
+    return r == 0 ? open_directories(plan, obstacles, ret_error) : r;
+}
+
+void cold_close(struct cold_plan *plan)
+{
+    for (size_t i = 0; plan->vma_fds && i < plan->snapshot->vmas_count; i++) {
+        int fd = plan->vma_fds[i];
+        for (size_t j = i; fd >= 0 && j < plan->snapshot->vmas_count; j++)
+            if (plan->vma_fds[j] == fd)
+                plan->vma_fds[j] = -1; /* shared with other mappings */
+        base_close(&fd);
+    }
+    free(TAKE_PTR(plan->vma_fds));
+    base_close(&plan->exe_fd);
+    base_close(&plan->directory_fd);
+    base_close(&plan->root_fd);
+    plan->exe_fd = plan->directory_fd = plan->root_fd = -EBADF;
+}

@@ -1,0 +1,73 @@
+/* Whether state, signal actions and filters make sense (beside core_check.c): everything in them that is an
+ * offset, a count or an index. Ids, privileges and limits are not judged here but where they are to be put
+ * back, against those of the caller (process_check_privileges()). */
+#include "image/image-internal.h"
+
+#include <limits.h>
+#include <inttypes.h>
+
+#define SECTION_STATES    ".reseat.state"
+#define SECTION_ACTIONS   ".reseat.action"
+#define SECTION_FILTERS   ".reseat.filter"
+#define SIGNAL_MAX        64
+#define GROUPS_MAX        65536 /* NGROUPS_MAX of the kernel */
+#define AUXV_BYTES_MAX    1024
+#define FILTER_LENGTH_MAX 4096 /* BPF_MAXINSNS */
+#define FILTERS_MAX       256
+
+static int check_state(const struct snapshot *snapshot, const struct snapshot_state *state,
+                       struct reseat_error **ret_error)
+{
+    if (snapshot->states_count != 1)
+        return core_bad_row(ret_error, SECTION_STATES, 1, "a process has one state");
+    if (state->group_count > GROUPS_MAX)
+        return core_bad_row(ret_error, SECTION_STATES, 0, "%u groups", state->group_count);
+    if (state->auxv_length > AUXV_BYTES_MAX)
+        return core_bad_row(ret_error, SECTION_STATES, 0, "an auxiliary vector of %" PRIu64 " bytes",
+                            state->auxv_length);
+    int r = core_check_bytes(snapshot, SECTION_STATES, 0, "groups", state->groups_offset,
+                             state->group_count * UINT64_C(4), ret_error);
+    if (r == 0)
+        r = core_check_bytes(snapshot, SECTION_STATES, 0, "auxiliary vector", state->auxv_offset,
+                             state->auxv_length, ret_error);
+    if (r == 0)
+        r = core_check_text(snapshot, SECTION_STATES, 0, "working directory", state->directory_offset,
+                            PATH_MAX, ret_error);
+    if (r == 0)
+        r = core_check_text(snapshot, SECTION_STATES, 0, "root directory", state->root_offset, PATH_MAX,
+                            ret_error);
+    return r < 0 ? r
+                 : core_check_text(snapshot, SECTION_STATES, 0, "program", state->exe_offset, PATH_MAX,
+                                   ret_error);
+}
+
+int core_check_states(const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    return snapshot->states_count ? check_state(snapshot, &snapshot->states[0], ret_error) : 0;
+}
+
+int core_check_actions(const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    uint32_t last = 0;
+    for (size_t i = 0; i < snapshot->actions_count; i++) {
+        uint32_t signal = snapshot->actions[i].signal;
+        if (signal > SIGNAL_MAX || signal <= last)
+            return core_bad_row(ret_error, SECTION_ACTIONS, i, "signal %u behind signal %u", signal, last);
+        last = signal;
+    }
+    return 0;
+}
+
+int core_check_filters(const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    for (size_t i = 0; i < snapshot->filters_count; i++) {
+        const struct snapshot_filter *filter = &snapshot->filters[i];
+        if (i >= FILTERS_MAX || filter->length == 0 || filter->length > FILTER_LENGTH_MAX)
+            return core_bad_row(ret_error, SECTION_FILTERS, i, "a filter of %u instructions", filter->length);
+        int r = core_check_bytes(snapshot, SECTION_FILTERS, i, "filter", filter->offset,
+                                 filter->length * UINT64_C(8), ret_error);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
