@@ -129,38 +129,39 @@ static bool is_close_on_exec(struct target *process, unsigned selector)
            (status_number(info, "flags", 8) & O_CLOEXEC);
 }
 
-static int close_selector(struct target *process, unsigned selector, struct reseat_error **ret_error)
+static int close_selectors(struct target *process, const struct reseat_slot *slots, size_t count,
+                           struct reseat_error **ret_error)
 {
     _cleanup_(program_end) struct program program = {0};
-    int r = program_begin(&program, &process->scratch, 4, 0, ret_error);
+    int r = program_begin(&program, &process->scratch, count + 4, 0, ret_error);
     if (r < 0)
         return r;
-    program_call(&program, "closing a selector", SYS_close, selector);
-    return program_run_batch(process, &program, ret_error);
+    for (size_t i = 0; i < count; i++)
+        if (slots[i].policy == RESEAT_SLOT_CLOSE)
+            program_call(&program, "closing a selector", SYS_close, slots[i].selector);
+    return program.count ? program_run_batch(process, &program, ret_error) : 0;
 }
 
-static int install_null(struct target *process, const struct reseat_slot *slot, bool close_on_exec,
-                        struct reseat_error **ret_error)
-{
-    _cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null < 0)
-        return error_errno(ret_error, -errno, "opening /dev/null for selector %u", slot->selector);
-    return native_pd_install_stopped(process, null, slot->selector, close_on_exec, ret_error);
-}
-
+/* Close-on-exec stays as it was at the selector. */
 int slots_apply(struct target *process, const struct reseat_slot *slots, size_t count,
                 struct reseat_error **ret_error)
 {
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < count; i++) {
+    _cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    _cleanup_free_ struct native_slot *wanted = calloc(count + 1, sizeof *wanted);
+    size_t wanted_count = 0;
+    if (!wanted || null < 0)
+        return error_errno(ret_error, null < 0 ? -errno : -ENOMEM, "opening /dev/null for %zu slots", count);
+    for (size_t i = 0; i < count; i++) {
         const struct reseat_slot *slot = &slots[i];
-        bool close_on_exec = is_close_on_exec(process, slot->selector);
-        if (slot->policy == RESEAT_SLOT_PUT)
-            r = native_pd_install_stopped(process, slot->fd, slot->selector, close_on_exec, ret_error);
-        else if (slot->policy == RESEAT_SLOT_NULL)
-            r = install_null(process, slot, close_on_exec, ret_error);
-        else if (slot->policy == RESEAT_SLOT_CLOSE)
-            r = close_selector(process, slot->selector, ret_error);
+        if (slot->policy != RESEAT_SLOT_PUT && slot->policy != RESEAT_SLOT_NULL)
+            continue;
+        wanted[wanted_count++] =
+            (struct native_slot){.selector = slot->selector,
+                                 .cap = slot->policy == RESEAT_SLOT_PUT ? slot->fd : null,
+                                 .flags =
+                                     NATIVE_REPLACE |
+                                     (is_close_on_exec(process, slot->selector) ? NATIVE_CLOSE_ON_EXEC : 0)};
     }
-    return r;
+    int r = wanted_count ? native_pd_install_stopped(process, wanted, wanted_count, ret_error) : 0;
+    return r == 0 ? close_selectors(process, slots, count, ret_error) : r;
 }

@@ -10,7 +10,7 @@
  * that number: as long as the pidfd reports no end, it did.
  *
  * See pidfd_open(2), pidfd_getfd(2), kcmp(2), proc_pid_fd(5), ptrace(2) "Ptrace access mode checking". */
-#include "native_pd/linux.h"
+#include "native_pd/linux-internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,13 +18,6 @@
 #include <linux/kcmp.h>
 #include <poll.h>
 #include <string.h>
-
-struct native_pd {
-    pid_t pid;
-    int pidfd;
-    int table_fd; /* /proc/PID/fd */
-    bool is_self; /* who asks has not ended */
-};
 
 void native_pd_free(struct native_pd **pd)
 {
@@ -43,7 +36,7 @@ native_pd_id_t native_pd_id(const struct native_pd *pd)
 
 /* ---- is it still there ---- */
 
-static bool has_ended(const struct native_pd *pd)
+bool native_pd_has_ended(const struct native_pd *pd)
 {
     if (pd->is_self)
         return false;
@@ -55,7 +48,7 @@ static bool has_ended(const struct native_pd *pd)
     return r != 0;
 }
 
-static int error_ended(const struct native_pd *pd, struct reseat_error **ret_error)
+int native_pd_error_ended(const struct native_pd *pd, struct reseat_error **ret_error)
 {
     return error_set(ret_error, -ESRCH, "process %d has ended", pd->pid);
 }
@@ -65,12 +58,12 @@ static int error_ended(const struct native_pd *pd, struct reseat_error **ret_err
  * never 0 for a table that exists, tells. */
 static int check_space_exists(const struct native_pd *pd, struct reseat_error **ret_error)
 {
-    if (has_ended(pd))
-        return error_ended(pd, ret_error);
+    if (native_pd_has_ended(pd))
+        return native_pd_error_ended(pd, ret_error);
     _cleanup_free_ char *status = NULL;
     int r = file_read(pd->table_fd, "../status", &status, NULL);
     if (r == -ENOENT || r == -ESRCH)
-        return error_ended(pd, ret_error);
+        return native_pd_error_ended(pd, ret_error);
     if (r < 0)
         return error_errno(ret_error, r, "reading the status of process %d", pd->pid);
     if (status_number(status, "FDSize", 10) == 0)
@@ -101,8 +94,7 @@ static const char *yama_sentence(void)
     }
 }
 
-/* Says which permission is missing on `pid`, and what grants it. */
-static int error_permission(pid_t pid, struct reseat_error **ret_error)
+int native_pd_error_permission(pid_t pid, struct reseat_error **ret_error)
 {
     _cleanup_close_ int proc_fd = proc_open(pid);
     _cleanup_free_ char *status = NULL;
@@ -134,9 +126,9 @@ static int check_permission(const struct native_pd *pd, struct reseat_error **re
     case -EBADF:
         return 0;
     case -ESRCH:
-        return error_ended(pd, ret_error);
+        return native_pd_error_ended(pd, ret_error);
     case -EPERM:
-        return error_permission(pd->pid, ret_error);
+        return native_pd_error_permission(pd->pid, ret_error);
     default:
         return error_errno(ret_error, r, "asking for permission to trace process %d", pd->pid);
     }
@@ -151,8 +143,8 @@ static int open_table(struct native_pd *pd, struct reseat_error **ret_error)
     pd->table_fd = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     int r = pd->table_fd < 0 ? -errno : 0;
     /* Seen alive after the open: so the directory is that of our process, not of a later one. */
-    if (has_ended(pd))
-        return error_ended(pd, ret_error);
+    if (native_pd_has_ended(pd))
+        return native_pd_error_ended(pd, ret_error);
     if (r == -EACCES)
         return error_set(ret_error, -EPERM,
                          "opening %s: to see another user's table, CAP_SYS_PTRACE alone does not do; "
@@ -202,42 +194,69 @@ int native_pd_open(native_pd_id_t pid, struct native_pd **ret_pd, struct reseat_
 
 /* ---- the operations ---- */
 
-/* All selectors are below this: the most that fs.nr_open can be set to. A position beyond it may be more than
- * procfs can seek to. */
-#define SELECTOR_LIMIT 2147483584U
-
 /* What one entry takes whose name is a number, and less than two of them do. */
-#define ENTRY_BYTES 32
+#define ENTRY_BYTES     32
+#define ENTRIES_AT_ONCE 1024
+
+/* The used selectors from `from` on that the kernel hands out in one go, at most `capacity`: how many, 0 at
+ * the end. */
+static ssize_t list_some(struct native_pd *pd, selector_t from, selector_t *selectors, size_t capacity)
+{
+    _Alignas(struct dirent64) char entries[ENTRIES_AT_ONCE * ENTRY_BYTES];
+    size_t room = capacity < ENTRIES_AT_ONCE ? capacity : ENTRIES_AT_ONCE, count = 0;
+    if (lseek(pd->table_fd, (off_t)from + 2, SEEK_SET) < 0)
+        return -errno;
+    ssize_t length = getdents64(pd->table_fd, entries, room * ENTRY_BYTES);
+    if (length < 0)
+        return errno == ENOENT || errno == ESRCH ? 0 : -errno;
+    /* Shorter entries than we made room for: there may be more of them than are wanted. */
+    for (ssize_t at = 0; at < length && count < capacity;) {
+        const struct dirent64 *entry = (const struct dirent64 *)(entries + at);
+        selectors[count++] = (selector_t)strtoul(entry->d_name, NULL, 10);
+        at += entry->d_reclen;
+    }
+    return (ssize_t)count;
+}
+
+int native_pd_list(struct native_pd *pd, selector_t from, selector_t *selectors, size_t capacity,
+                   size_t *ret_count, struct reseat_error **ret_error)
+{
+    size_t count = 0;
+    while (count < capacity && from < SELECTOR_LIMIT) {
+        ssize_t n = list_some(pd, from, selectors + count, capacity - count);
+        if (n < 0)
+            return error_errno(ret_error, (int)n, "looking for selectors of process %d", pd->pid);
+        if (n == 0)
+            break;
+        count += (size_t)n;
+        from = selectors[count - 1] + 1;
+    }
+    /* The end is only reported of a space that is there, so nothing is missing. */
+    int r = count < capacity ? check_space_exists(pd, ret_error) : 0;
+    if (r < 0)
+        return r;
+    *ret_count = count;
+    return 0;
+}
 
 int native_pd_next(struct native_pd *pd, selector_t from, selector_t *ret_selector,
                    struct reseat_error **ret_error)
 {
-    struct dirent64 entry;
-    bool is_possible = from < SELECTOR_LIMIT;
-    if (is_possible && lseek(pd->table_fd, (off_t)from + 2, SEEK_SET) < 0)
-        return error_errno(ret_error, -errno, "looking for selectors of process %d", pd->pid);
-    ssize_t length = is_possible ? getdents64(pd->table_fd, &entry, ENTRY_BYTES) : 0;
-    int r = length < 0 ? -errno : 0;
-    if (r < 0 && r != -ENOENT && r != -ESRCH)
-        return error_errno(ret_error, r, "looking for selectors of process %d", pd->pid);
-    if (length > 0) {
-        *ret_selector = (selector_t)strtoul(entry.d_name, NULL, 10);
-        return 0;
-    }
-    r = check_space_exists(pd, ret_error);
-    if (r < 0)
-        return r;
-    *ret_selector = NATIVE_SELECTOR_END;
-    return 0;
+    selector_t selector;
+    size_t count;
+    int r = native_pd_list(pd, from, &selector, 1, &count, ret_error);
+    if (r == 0)
+        *ret_selector = count ? selector : NATIVE_SELECTOR_END;
+    return r;
 }
 
 static int error_request(const struct native_pd *pd, selector_t selector, int r,
                          struct reseat_error **ret_error)
 {
     if (r == -ESRCH)
-        return error_ended(pd, ret_error);
+        return native_pd_error_ended(pd, ret_error);
     if (r == -EPERM) /* it has changed its credentials since we opened it */
-        return error_permission(pd->pid, ret_error);
+        return native_pd_error_permission(pd->pid, ret_error);
     return error_errno(ret_error, r, "requesting selector %u of process %d", selector, pd->pid);
 }
 
@@ -261,16 +280,86 @@ int native_pd_request(struct native_pd *pd, selector_t selector, native_cap_t *r
     return 0;
 }
 
+unsigned native_pd_rights_of(int status_flags)
+{
+    if (status_flags & O_PATH)
+        return 0;
+    switch (status_flags & O_ACCMODE) {
+    case O_RDONLY:
+        return NATIVE_READ;
+    case O_WRONLY:
+        return NATIVE_WRITE;
+    case O_RDWR:
+        return NATIVE_READ | NATIVE_WRITE;
+    default: /* 3: for ioctl(2) alone, see open(2) */
+        return 0;
+    }
+}
+
+/* Close-on-exec belongs to the selector, not to what we are handed: only fdinfo knows it. */
+static bool is_close_on_exec(const struct native_pd *pd, selector_t selector)
+{
+    char path[48];
+    _cleanup_free_ char *info = NULL;
+    snprintf(path, sizeof path, "../fdinfo/%u", selector);
+    return file_read(pd->table_fd, path, &info, NULL) == 0 && (status_number(info, "flags", 8) & O_CLOEXEC);
+}
+
+static void close_slots(struct native_slot *slots, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        close(slots[i].cap);
+}
+
+/* Where a capability is at every number a next one is looked for by asking for it: looking into the directory
+ * costs as much as taking it. */
+int native_pd_request_many(struct native_pd *pd, selector_t from, struct native_slot *ret_slots,
+                           size_t capacity, size_t *ret_count, selector_t *ret_next,
+                           struct reseat_error **ret_error)
+{
+    size_t count = 0;
+    selector_t selector = from, next = from;
+    int r = 0;
+    while (count < capacity && selector < SELECTOR_LIMIT) {
+        native_cap_t cap = sys_pidfd_getfd(pd->pidfd, (int)selector);
+        if (cap == -EBADF) {
+            r = native_pd_next(pd, selector + (selector == next), &next, ret_error);
+            if (r < 0 || next == NATIVE_SELECTOR_END)
+                break;
+            selector = next;
+            continue;
+        }
+        r = cap < 0 ? error_request(pd, selector, cap, ret_error) : 0;
+        if (r < 0)
+            break;
+        ret_slots[count++] =
+            (struct native_slot){.selector = selector,
+                                 .cap = cap,
+                                 .flags = native_pd_rights_of(fcntl(cap, F_GETFL)) |
+                                          (is_close_on_exec(pd, selector) ? NATIVE_CLOSE_ON_EXEC : 0)};
+        next = ++selector;
+    }
+    if (r == 0 && count == capacity)
+        r = native_pd_next(pd, selector, &next, ret_error);
+    if (r < 0) {
+        close_slots(ret_slots, count);
+        return r;
+    }
+    *ret_count = count;
+    *ret_next = next < SELECTOR_LIMIT ? next : NATIVE_SELECTOR_END;
+    return 0;
+}
+
 int native_pd_compare(struct native_pd *a, selector_t selector_a, struct native_pd *b, selector_t selector_b,
                       int *ret_order, struct reseat_error **ret_error)
 {
     int r = sys_kcmp(a->pid, b->pid, KCMP_FILE, selector_a, selector_b);
-    if (has_ended(a))
-        return error_ended(a, ret_error);
-    if (b != a && has_ended(b))
-        return error_ended(b, ret_error);
+    if (native_pd_has_ended(a))
+        return native_pd_error_ended(a, ret_error);
+    if (b != a && native_pd_has_ended(b))
+        return native_pd_error_ended(b, ret_error);
     if (r == -EPERM)
-        return error_permission(a->pid, ret_error);
+        return native_pd_error_permission(a->pid, ret_error);
     if (r == -ENOSYS)
         return error_set(ret_error, r,
                          "this kernel cannot compare objects: it was built without kcmp(2) "

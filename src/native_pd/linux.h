@@ -6,9 +6,10 @@
 
 struct target;
 
-/* install into a process that is stopped in our hands, with scratch pages. What was at the selector is
- * replaced; `close_on_exec` belongs to the slot. No other selector is touched, and numbers that are used in
- * passing are free again afterwards. io_uring's descriptors cannot be sent (-EINVAL). Rests on unix(7)
- * SCM_RIGHTS, dup3(2). */
-int native_pd_install_stopped(struct target *target, native_cap_t cap, selector_t selector,
-                              bool close_on_exec, struct reseat_error **ret_error);
+/* native_pd_install() into a process that is stopped in our hands, all threads of it, with scratch pages that
+ * have native_pd_scratch_bytes() of room left. What fails has been undone; the leader then stands in the
+ * program that it was stopped in. */
+int native_pd_install_stopped(struct target *target, const struct native_slot *slots, size_t count,
+                              struct reseat_error **ret_error);
+/* Room that `count` capabilities take. More are installed in less room, in more steps. */
+size_t native_pd_scratch_bytes(size_t count);

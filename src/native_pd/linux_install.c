@@ -1,114 +1,246 @@
-/* install, for a PD that is already stopped: the target makes a pair of sockets, we take one end and send the
- * capability through it, the target receives it and moves it to its selector. See unix(7), dup3(2). */
-#include "native_pd/linux.h"
+/* install and close into a live process: everything that can be checked is checked while it runs, then it is
+ * stopped once, one batch of programs does the work (linux_stopped.c), and it runs on.
+ *
+ * All threads are stopped: they share the table, and none must see a number that is used in passing. See
+ * ptrace(2), dup3(2), fcntl(2) F_DUPFD, prlimit(2). */
+#include "native_pd/linux-internal.h"
 #include "target/target.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 
-/* Room for one descriptor in a control message. */
-union control {
-    char bytes[CMSG_SPACE(sizeof(int))];
-    struct cmsghdr header;
-};
+/* ---- checks beforehand ---- */
 
-static int send_capability(int socket, native_cap_t cap)
+static int compare_selectors(const void *a, const void *b)
 {
-    char byte = 0;
-    struct iovec vector = {&byte, 1};
-    union control control = {0};
-    struct msghdr message = {.msg_iov = &vector,
-                             .msg_iovlen = 1,
-                             .msg_control = &control,
-                             .msg_controllen = sizeof control.bytes};
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof cap);
-    memcpy(CMSG_DATA(header), &cap, sizeof cap);
-    return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
+    selector_t x = *(const selector_t *)a, y = *(const selector_t *)b;
+    return (x > y) - (x < y);
 }
 
-/* The two ends as the target numbers them. */
-static int make_sockets(struct target *target, int ret_ends[2], struct reseat_error **ret_error)
+/* The highest of them; -EINVAL if one is given twice. */
+static int check_selectors(const selector_t *selectors, size_t count, selector_t *ret_highest,
+                           struct reseat_error **ret_error)
 {
-    struct scratch *scratch = &target->scratch;
-    _cleanup_(program_end) struct program program = {0};
-    int r = program_begin(&program, scratch, 8, 0, ret_error);
-    if (r < 0)
-        return r;
-    int *ends;
-    uint64_t address = scratch_take(scratch, 2 * sizeof *ends, 8, &ends);
-    program_call(&program, "making a pair of sockets", SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0,
-                 address);
-    r = program_run_batch(target, &program, ret_error);
-    if (r == 0)
-        memcpy(ret_ends, ends, 2 * sizeof *ends);
-    return r;
-}
-
-/* The number at which the target received what was sent to it. */
-static int receive(struct target *target, int end, int *ret_fd, struct reseat_error **ret_error)
-{
-    struct scratch *scratch = &target->scratch;
-    _cleanup_(program_end) struct program program = {0};
-    int r = program_begin(&program, scratch, 8, 0, ret_error);
-    if (r < 0)
-        return r;
-    char byte = 0;
-    union control empty = {0}, *control;
-    uint64_t control_address = scratch_take(scratch, sizeof empty, 8, &control);
-    struct iovec vector = {(void *)scratch_copy(scratch, &byte, 1), 1};
-    struct msghdr message = {.msg_iov = (void *)scratch_copy(scratch, &vector, sizeof vector),
-                             .msg_iovlen = 1,
-                             .msg_control = (void *)control_address,
-                             .msg_controllen = sizeof empty.bytes};
-    program_call(&program, "receiving a capability", SYS_recvmsg, (uint64_t)end,
-                 scratch_copy(scratch, &message, sizeof message), MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    r = program_run_batch(target, &program, ret_error);
-    if (r < 0)
-        return r;
-    if (control->header.cmsg_type != SCM_RIGHTS || control->header.cmsg_len != CMSG_LEN(sizeof(int)))
-        return error_set(ret_error, -EMFILE, "process %d has no free selector to receive a capability at",
-                         target->pid);
-    memcpy(ret_fd, CMSG_DATA(&control->header), sizeof *ret_fd);
+    _cleanup_free_ selector_t *sorted = reallocarray(NULL, count, sizeof *sorted);
+    if (!sorted)
+        return error_errno(ret_error, -ENOMEM, "looking at %zu selectors", count);
+    memcpy(sorted, selectors, count * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, compare_selectors);
+    for (size_t i = 1; i < count; i++)
+        if (sorted[i - 1] == sorted[i])
+            return error_set(ret_error, -EINVAL, "selector %u is given twice", sorted[i]);
+    *ret_highest = sorted[count - 1];
     return 0;
 }
 
-static int move_and_close(struct target *target, int fd, selector_t selector, bool close_on_exec,
-                          const int ends[2], struct reseat_error **ret_error)
+/* The soft limit is what the process's own calls are held to; fs.nr_open is the kernel's. */
+static int check_limits(const struct native_pd *pd, selector_t highest, struct reseat_error **ret_error)
 {
-    _cleanup_(program_end) struct program program = {0};
-    int r = program_begin(&program, &target->scratch, 12, 0, ret_error);
-    if (r < 0)
-        return r;
-    if (fd >= 0) {
-        program_call(&program, "putting a capability at its selector", SYS_dup3, (uint64_t)fd, selector,
-                     close_on_exec ? O_CLOEXEC : 0);
-        program_call(&program, NULL, SYS_close, (uint64_t)fd);
-    }
-    program_call(&program, NULL, SYS_close, (uint64_t)ends[0]);
-    program_call(&program, NULL, SYS_close, (uint64_t)ends[1]);
-    return program_run_batch(target, &program, ret_error);
+    _cleanup_free_ char *text = NULL, *limits = NULL;
+    unsigned long kernel_limit = 0, own_limit = 0;
+    if (file_read(AT_FDCWD, "/proc/sys/fs/nr_open", &text, NULL) == 0)
+        kernel_limit = strtoul(text, NULL, 10);
+    if (highest >= SELECTOR_LIMIT || (kernel_limit && highest >= kernel_limit))
+        return error_set(ret_error, -EMFILE,
+                         "there is no selector %u: the kernel allows numbers below %lu (sysctl fs.nr_open)",
+                         highest, kernel_limit);
+    int r = file_read(pd->table_fd, "../limits", &limits, NULL);
+    const char *line = r == 0 ? strstr(limits, "Max open files") : NULL;
+    if (line && sscanf(line, "Max open files %lu", &own_limit) == 1 && highest >= own_limit)
+        return error_set(
+            ret_error, -EBADF,
+            "process %d may not have a selector %u: its limit is %lu (RLIMIT_NOFILE; prlimit --pid "
+            "%d --nofile=N raises it)",
+            pd->pid, highest, own_limit, pd->pid);
+    return 0;
 }
 
-int native_pd_install_stopped(struct target *target, native_cap_t cap, selector_t selector,
-                              bool close_on_exec, struct reseat_error **ret_error)
+static int check_cap(const struct native_slot *slot, struct reseat_error **ret_error)
 {
-    int ends[2], fd = -1;
-    int r = make_sockets(target, ends, ret_error);
+    int flags = slot->cap < 0 ? -1 : fcntl(slot->cap, F_GETFL);
+    if (flags < 0)
+        return error_set(ret_error, -EINVAL, "the capability for selector %u, our descriptor %d, is not open",
+                         slot->selector, slot->cap);
+    unsigned asked = slot->flags & (NATIVE_READ | NATIVE_WRITE), has = native_pd_rights_of(flags);
+    if (slot->flags & NATIVE_SPECIAL)
+        return error_set(ret_error, -EINVAL, "selector %u: there is no special right on Linux",
+                         slot->selector);
+    if (asked && asked != has)
+        return error_set(
+            ret_error, -EACCES,
+            "the capability for selector %u is open for %s, not as asked for: on Linux access belongs "
+            "to the object, so it must be opened so",
+            slot->selector,
+            has == (NATIVE_READ | NATIVE_WRITE) ? "reading and writing"
+            : has == NATIVE_READ                ? "reading only"
+            : has == NATIVE_WRITE               ? "writing only"
+                                                : "neither reading nor writing");
+    return 0;
+}
+
+/* What can be seen beforehand of a process that cannot be taken in hand. */
+static int check_process(const struct native_pd *pd, struct reseat_error **ret_error)
+{
+    if (pd->is_self)
+        return error_set(ret_error, -EINVAL,
+                         "process %d is the one that asks: it cannot stop itself, and has dup3(2) for that",
+                         pd->pid);
+    if (native_pd_has_ended(pd))
+        return native_pd_error_ended(pd, ret_error);
+    _cleanup_free_ char *status = NULL;
+    int r = file_read(pd->table_fd, "../status", &status, NULL);
+    if (r < 0)
+        return native_pd_error_ended(pd, ret_error);
+    pid_t tracer = (pid_t)status_number(status, "TracerPid", 10);
+    if (tracer)
+        return error_set(
+            ret_error, -EBUSY,
+            "process %d is being traced by process %d, and a process has one tracer at a time: let "
+            "that one detach first",
+            pd->pid, tracer);
+    return target_check_filter(status, pd->pid, ret_error);
+}
+
+/* ---- the stop ---- */
+
+/* Stops all threads, with scratch pages. From here to target_release() the process stands still. */
+static int take(struct native_pd *pd, size_t scratch_bytes, struct target *ret_target,
+                struct reseat_error **ret_error)
+{
+    _cleanup_(target_release) struct target target = TARGET_NONE;
+    int r = target_seize(pd->pid, &target, ret_error);
+    if (r == -EPERM && !native_pd_has_ended(pd))
+        return native_pd_error_permission(pd->pid, ret_error);
+    /* Seen alive after it was seized by its number: so it is this one, and stays it. */
+    if (native_pd_has_ended(pd))
+        return native_pd_error_ended(pd, ret_error);
+    if (r == 0)
+        r = target_reserve_mirror(&target, scratch_bytes, ret_error);
+    if (r == 0)
+        r = target_stop(&target, ret_error);
+    if (r == 0)
+        r = target_map_scratch(&target, scratch_bytes, ret_error);
     if (r < 0)
         return r;
-    _cleanup_close_ int ours = sys_pidfd_getfd(target->pidfd, ends[1]);
-    r = ours < 0 ? ours : send_capability(ours, cap);
+    *ret_target = target;
+    target = TARGET_NONE;
+    return 0;
+}
+
+/* A process that is killed under our hands makes whatever was going on fail in some way. */
+static int explain_end(struct native_pd *pd, int r, struct reseat_error **ret_error)
+{
+    return r < 0 && native_pd_has_ended(pd) ? native_pd_error_ended(pd, ret_error) : r;
+}
+
+static int check_install(struct native_pd *pd, const struct native_slot *slots, size_t count,
+                         struct reseat_error **ret_error)
+{
+    _cleanup_free_ selector_t *selectors = reallocarray(NULL, count, sizeof *selectors);
+    selector_t highest;
+    int r = selectors ? 0 : error_errno(ret_error, -ENOMEM, "installing %zu capabilities", count);
+    for (size_t i = 0; r == 0 && i < count; i++) {
+        selectors[i] = slots[i].selector;
+        r = check_cap(&slots[i], ret_error);
+    }
+    if (r == 0)
+        r = check_selectors(selectors, count, &highest, ret_error);
+    if (r == 0)
+        r = check_process(pd, ret_error);
+    return r == 0 ? check_limits(pd, highest, ret_error) : r;
+}
+
+int native_pd_install(struct native_pd *pd, const struct native_slot *slots, size_t count,
+                      struct reseat_error **ret_error)
+{
+    _cleanup_(target_release) struct target target = TARGET_NONE;
+    if (count == 0)
+        return 0;
+    int r = check_install(pd, slots, count, ret_error);
+    if (r == 0)
+        r = take(pd, native_pd_scratch_bytes(count), &target, ret_error);
+    if (r == 0)
+        r = native_pd_install_stopped(&target, slots, count, ret_error);
+    return explain_end(pd, r, ret_error);
+}
+
+/* ---- close ---- */
+
+/* Checks that all are used, and only then closes. Behind the report there is only the way back: if we die it
+ * does all the same. */
+static int close_stopped(struct target *target, const selector_t *selectors, size_t count,
+                         struct reseat_error **ret_error)
+{
+    struct target_thread *leader = &target->threads[0];
+    _cleanup_(program_end) struct program program = {0};
+    int r = program_begin(&program, &target->scratch, 2 * count + 4, PROGRAM_RETURN_BYTES, ret_error);
     if (r < 0)
-        error_errno(ret_error, r, "sending a capability for selector %u to process %d", selector,
-                    target->pid);
-    else
-        r = receive(target, ends[0], &fd, ret_error);
-    int moved = move_and_close(target, fd, selector, close_on_exec, ends, r == 0 ? ret_error : NULL);
-    return r < 0 ? r : moved;
+        return r;
+    for (size_t i = 0; i < count; i++)
+        program_call(&program, "looking at a selector", SYS_fcntl, selectors[i], F_GETFD);
+    for (size_t i = 0; i < count; i++)
+        program_call(&program, NULL, SYS_close, selectors[i]);
+    program_report(&program, target->report_signal, target->ns_pid, leader->ns_tid);
+    r = native_pd_add_way_back(&program, leader, ret_error);
+    if (r == 0)
+        r = program_run(target, &program, NULL);
+    for (size_t i = 0; i < count; i++)
+        if (program_result(&program, i) == -EBADF)
+            return error_set(ret_error, -EBADF, "selector %u of process %d is unused", selectors[i],
+                             target->pid);
+    return r < 0 ? error_errno(ret_error, r, "closing %zu selectors of process %d", count, target->pid) : 0;
+}
+
+/* What is closed is held by us until the process runs on: whatever the last close of an object has to wait
+ * for (a lingering socket, a tape) is waited for by us. */
+#define HELD_MAX 512
+
+struct held {
+    native_cap_t caps[HELD_MAX];
+    size_t count;
+};
+
+static void hold(const struct native_pd *pd, const selector_t *selectors, size_t count, struct held *held)
+{
+    for (size_t i = 0; i < count && held->count < HELD_MAX; i++) {
+        native_cap_t cap = sys_pidfd_getfd(pd->pidfd, (int)selectors[i]);
+        if (cap >= 0)
+            held->caps[held->count++] = cap;
+    }
+}
+
+static void let_go(struct held *held)
+{
+    while (held->count)
+        close(held->caps[--held->count]);
+}
+
+static int check_close(struct native_pd *pd, const selector_t *selectors, size_t count,
+                       struct reseat_error **ret_error)
+{
+    selector_t highest;
+    int r = check_selectors(selectors, count, &highest, ret_error);
+    if (r == 0 && highest >= SELECTOR_LIMIT)
+        r = error_set(ret_error, -EBADF, "selector %u of process %d is unused: no number is that high",
+                      highest, pd->pid);
+    return r == 0 ? check_process(pd, ret_error) : r;
+}
+
+int native_pd_close(struct native_pd *pd, const selector_t *selectors, size_t count,
+                    struct reseat_error **ret_error)
+{
+    _cleanup_(let_go) struct held held = {.count = 0};
+    _cleanup_(target_release) struct target target = TARGET_NONE;
+    if (count == 0)
+        return 0;
+    int r = check_close(pd, selectors, count, ret_error);
+    if (r == 0)
+        r = take(pd, native_pd_scratch_bytes(count), &target, ret_error);
+    if (r == 0) {
+        hold(pd, selectors, count, &held);
+        r = close_stopped(&target, selectors, count, ret_error);
+    }
+    return explain_end(pd, r, ret_error);
 }

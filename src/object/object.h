@@ -129,6 +129,13 @@ int object_find_holders(const struct object_table *table, struct object_holders 
                         struct reseat_error **ret_error);
 void object_holders_free(struct object_holders *holders); /* cleanup function */
 
+/* ---- holder.c ---- */
+
+/* After an install that found a selector in use: an error that says what is there, kind and name as `caps`
+ * shows them. Keeps the error that is there if nothing is found there any more. Returns -EEXIST. */
+int object_error_in_use(struct native_pd *pd, const struct native_slot *slots, size_t count,
+                        struct reseat_error **ret_error);
+
 /* ---- shared.c: what a copy shares with a target that runs on ---- */
 
 struct snapshot;

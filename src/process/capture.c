@@ -17,7 +17,6 @@
 #include <sys/uio.h>
 #include <time.h>
 
-#define XSTATE_BYTES_MAX (64 * 1024) /* AMX has 11 KiB */
 #define SIGNALS_AT_ONCE  32
 #define LATE_SIGNALS_MAX 64
 
@@ -25,12 +24,13 @@
 
 static int capture_xstate(struct snapshot *snapshot, struct snapshot_thread *thread)
 {
-    static _Thread_local uint8_t buffer[XSTATE_BYTES_MAX];
-    struct iovec vector = {buffer, sizeof buffer};
-    if (ptrace(PTRACE_GETREGSET, (pid_t)thread->tid, arch_xstate_note, &vector) < 0)
-        return -errno;
-    thread->xstate_length = vector.iov_len;
-    return snapshot_add_blob(snapshot, buffer, vector.iov_len, &thread->xstate_offset);
+    static _Thread_local uint8_t buffer[TARGET_XSTATE_BYTES_MAX];
+    size_t length;
+    int r = target_get_xstate((pid_t)thread->tid, buffer, &length);
+    if (r < 0)
+        return r;
+    thread->xstate_length = length;
+    return snapshot_add_blob(snapshot, buffer, length, &thread->xstate_offset);
 }
 
 void process_capture_scheduling(struct snapshot_thread *row)

@@ -140,6 +140,16 @@ static unsigned filter_options(const char *status)
     return status_number(status, "Seccomp", 10) && may_suspend_filters() ? PTRACE_O_SUSPEND_SECCOMP : 0;
 }
 
+int target_check_filter(const char *status, pid_t pid, struct reseat_error **ret_error)
+{
+    if (!status_number(status, "Seccomp", 10) || may_suspend_filters())
+        return 0;
+    return error_set(ret_error, -EPERM,
+                     "process %d is under a seccomp filter, which we may not suspend: that takes "
+                     "CAP_SYS_ADMIN, and no filter on ourselves (run as root, outside any sandbox)",
+                     pid);
+}
+
 /* A report signal must not be waiting already, or ours would merge with it; one that has a handler would run
  * it if we die at the wrong moment, which is harmless but avoidable. */
 static int choose_report_signal(const char *status)
@@ -158,8 +168,7 @@ static int choose_report_signal(const char *status)
 }
 
 /* Opens a process and finds out how it is to be traced: its number inside, the report signal, its filter. */
-static int open_to_trace(pid_t pid, struct target *target, bool *ret_filtered,
-                         struct reseat_error **ret_error)
+static int open_to_trace(pid_t pid, struct target *target, bool must_suspend, struct reseat_error **ret_error)
 {
     int r = target_open(pid, target, ret_error);
     if (r < 0)
@@ -175,15 +184,13 @@ static int open_to_trace(pid_t pid, struct target *target, bool *ret_filtered,
     target->report_signal = choose_report_signal(status);
     target->report_is_caught = status_number(status, "SigCgt", 16) >> (target->report_signal - 1) & 1;
     target->trace_options = PTRACE_O_TRACESYSGOOD | filter_options(status);
-    *ret_filtered = status_number(status, "Seccomp", 10);
-    return 0;
+    return must_suspend ? target_check_filter(status, pid, ret_error) : 0;
 }
 
 int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
 {
     _cleanup_(target_release) struct target target = TARGET_NONE;
-    bool is_filtered;
-    int r = open_to_trace(pid, &target, &is_filtered, ret_error);
+    int r = open_to_trace(pid, &target, false, ret_error);
     if (r < 0)
         return r;
 
@@ -345,13 +352,9 @@ static int stop_threads_from(struct target *target, size_t first, struct reseat_
 int target_seize_leader(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
 {
     _cleanup_(target_release) struct target target = TARGET_NONE;
-    bool is_filtered;
-    int r = open_to_trace(pid, &target, &is_filtered, ret_error);
+    int r = open_to_trace(pid, &target, true, ret_error);
     if (r < 0)
         return r;
-    if (is_filtered && !(target.trace_options & PTRACE_O_SUSPEND_SECCOMP))
-        return error_set(ret_error, -EPERM, "process %d is under a seccomp filter, which we may not suspend",
-                         pid);
     r = target_seize_thread(&target, pid, ret_error);
     if (r < 0)
         return r;

@@ -117,6 +117,11 @@ int target_set_signal_mask(pid_t tid, uint64_t mask);
 int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_REGS_WORDS], int report_signal);
 
 int target_set_xstate(pid_t tid, const void *xstate, size_t length);
+/* Into TARGET_XSTATE_BYTES_MAX bytes. */
+int target_get_xstate(pid_t tid, void *xstate, size_t *ret_length);
+#define TARGET_XSTATE_BYTES_MAX 65536 /* AMX has 11 KiB */
+/* Whether a seccomp filter, if the process has one, can be kept from our system calls in it. -EPERM: no. */
+int target_check_filter(const char *status, pid_t pid, struct reseat_error **ret_error);
 /* PTRACE_O_* on top of those that the target was seized with. */
 int target_set_options(struct target *target, pid_t tid, unsigned options);
 /* Seizes one more thread, which runs on. */

@@ -86,6 +86,15 @@ int target_set_xstate(pid_t tid, const void *xstate, size_t length)
     return (int)target_trace(PTRACE_SETREGSET, tid, arch_xstate_note, (uint64_t)&vector);
 }
 
+int target_get_xstate(pid_t tid, void *xstate, size_t *ret_length)
+{
+    struct iovec vector = {xstate, TARGET_XSTATE_BYTES_MAX};
+    int r = (int)target_trace(PTRACE_GETREGSET, tid, arch_xstate_note, (uint64_t)&vector);
+    if (r == 0)
+        *ret_length = vector.iov_len;
+    return r;
+}
+
 int target_read(struct target *target, uint64_t address, void *data, size_t length)
 {
     /* Cheaper than /proc/PID/mem, but it respects protections. */

@@ -1,0 +1,28 @@
+/* What the files of the native PD interface on Linux share. */
+#pragma once
+
+#include "native_pd/linux.h"
+
+struct native_pd {
+    pid_t pid;
+    int pidfd;
+    int table_fd; /* /proc/PID/fd */
+    bool is_self; /* who asks has not ended */
+};
+
+/* All selectors are below this: the most that fs.nr_open can be set to. A position beyond it may be more than
+ * procfs can seek to. */
+#define SELECTOR_LIMIT 2147483584U
+
+bool native_pd_has_ended(const struct native_pd *pd);
+int native_pd_error_ended(const struct native_pd *pd, struct reseat_error **ret_error);
+/* Says which permission is missing on `pid`, and what grants it. Returns -EPERM. */
+int native_pd_error_permission(pid_t pid, struct reseat_error **ret_error);
+/* The rights that the status flags of an object mean (O_ACCMODE, O_PATH). */
+unsigned native_pd_rights_of(int status_flags);
+
+struct program;
+struct target_thread;
+/* Ends a program with the way back of a stopped thread. */
+int native_pd_add_way_back(struct program *program, struct target_thread *thread,
+                           struct reseat_error **ret_error);
