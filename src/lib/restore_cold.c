@@ -208,8 +208,12 @@ static int install_late(struct cold_restore *restore, struct target *process, st
         native_cap_t cap = cap_of(restore, row->object);
         if (cap != NATIVE_CAP_INVALID && !was_there[row->object] && !is_reopened(snapshot, row->selector) &&
             !slot_is_replaced(wish_of(restore, row->selector)))
-            r = native_pd_install_stopped(process, (int)cap, row->selector, row->flags & FD_CLOEXEC,
-                                          ret_error);
+            r = native_pd_install_stopped(
+                process,
+                &(struct native_slot){.selector = row->selector,
+                                      .cap = cap,
+                                      .flags = row->flags & FD_CLOEXEC ? NATIVE_CLOSE_ON_EXEC : 0},
+                1, ret_error);
     }
     return r;
 }
