@@ -12,11 +12,11 @@
 #define ERROR_UNKNOWN_VERSION   (-93) /* EPROTONOSUPPORT */
 #define ERROR_UNKNOWN_OPERATION (-95) /* EOPNOTSUPP */
 
-/* How many capabilities go with a message: `base` at least, `per_item` more for each item, and up to `more`
- * that may be there or not. */
+/* How many capabilities go with a message: `base` at least, `per_item` more for each item; and those that may
+ * be there or not: up to `more`, and up to `more_per_item` for each item. */
 struct part {
     uint16_t fixed_bytes, item_bytes;
-    uint8_t base, per_item, more;
+    uint8_t base, per_item, more, more_per_item;
 };
 
 struct operation {
@@ -49,7 +49,7 @@ static const struct operation operations[PROTOCOL_OPERATIONS_END] = {
                           PROTOCOL_MAY_REQUEST,
                           PROTOCOL_EXACT,
                           {.fixed_bytes = BYTES(from)},
-                          {.fixed_bytes = BYTES(next), .item_bytes = BYTES(slot), .per_item = 1}},
+                          {.fixed_bytes = BYTES(next), .item_bytes = BYTES(slot), .more_per_item = 1}},
     [PROTOCOL_INSTALL] =
         {"install", PROTOCOL_MAY_INSTALL, PROTOCOL_MORE, {.item_bytes = BYTES(slot), .per_item = 1}, {0}},
     [PROTOCOL_CLOSE] = {"close", PROTOCOL_MAY_CLOSE, PROTOCOL_MORE, {.item_bytes = sizeof(uint32_t)}, {0}},
@@ -128,7 +128,8 @@ static int check_parts(const struct protocol_head *head, size_t length, size_t c
     if (head->capabilities != capabilities)
         return refuse(ERROR_BAD_MESSAGE, "other capabilities came with it than it says", ret_reason);
     size_t needed = part->base + head->count * (size_t)part->per_item;
-    if (capabilities < needed || capabilities > needed + part->more)
+    size_t possible = needed + part->more + head->count * (size_t)part->more_per_item;
+    if (capabilities < needed || capabilities > possible)
         return refuse(ERROR_BAD_MESSAGE, "more or fewer capabilities came with it than its operation takes",
                       ret_reason);
     return 0;

@@ -78,9 +78,12 @@ enum protocol_slot_flags {
     PROTOCOL_WRITE = 1U << 2,
     PROTOCOL_SPECIAL = 1U << 3,
     PROTOCOL_REPLACE = 1U << 8, /* install */
+    /* Reply of request: the selector is used, but its capability cannot travel beside a message (Linux:
+     * io_uring's descriptors through a socket), and none is there for this slot. */
+    PROTOCOL_WITHOUT = 1U << 9,
 };
 
-/* Item n goes with capability n beside the message. */
+/* The capabilities beside the message are those of the slots, in the same order. */
 struct protocol_slot {
     uint32_t selector;
     uint32_t flags; /* enum protocol_slot_flags */
@@ -100,7 +103,7 @@ struct protocol_from {
     uint32_t capacity; /* at most as many */
 };
 
-/* Reply of list (items: selectors, uint32_t) and of request (items: slots, a capability for each). */
+/* Reply of list (items: selectors, uint32_t) and of request (items: slots, with capabilities). */
 struct protocol_next {
     uint32_t next; /* where to go on, or PROTOCOL_SELECTOR_END */
     uint32_t reserved;
