@@ -124,7 +124,7 @@ struct report {
         REPORT_MAKE, /* a session with `terms`; beside it the pidfd. Answer: its client's end */
         REPORT_FIND, /* the session whose client's end has `cookie`. Answer: its terms, its pidfd */
     } kind;
-    bool is_closed; /* done: nothing more will come, or may: drop it */
+    bool is_closed; /* done: nothing more will come, or may: discard it */
     uint64_t cookie;
     struct terms terms;
 };
@@ -149,6 +149,7 @@ struct work {
     struct packet packet;
     struct protocol_view request;
     struct native_pd *pd;
+    bool must_close; /* when it is answered */
     bool is_closed;
 };
 

@@ -226,9 +226,8 @@ static struct listener *find_listener(struct dispatcher *dispatcher, const void 
 
 static void handle_channel(struct dispatcher *dispatcher, struct channel *channel, uint32_t events)
 {
-    /* Gone, and nothing is queued: nothing that could be slow to close. */
-    if (!(events & EPOLLIN) && (events & (EPOLLHUP | EPOLLERR)))
-        channel_close(dispatcher, channel);
+    if (events & (EPOLLHUP | EPOLLERR))
+        channel_discard(dispatcher, channel);
     else
         channel_ready(dispatcher, channel);
     if (dispatcher->is_paused)

@@ -27,7 +27,8 @@ struct channel {
 struct worker {
     pid_t pid;
     int socket;
-    struct channel *channel; /* NULL: it is idle */
+    bool is_busy;
+    struct channel *channel; /* NULL: it is idle, or has one that was discarded */
     uint64_t since_ns, limit_ns;
     uid_t owner;
     pid_t target;    /* that it has stopped, or may stop; 0 */
@@ -67,7 +68,8 @@ struct dispatcher {
 /* Takes the socket over, in any case. NULL: no memory. */
 struct channel *channel_add(struct dispatcher *dispatcher, int socket, uid_t owner, bool is_session);
 void channel_close(struct dispatcher *dispatcher, struct channel *channel);
-/* The same for one in which something may still be queued. */
+/* The same for one in which something may be queued, such as a file that takes its time to be closed. What a
+ * client that is gone has asked for, and that was not begun, is not done: nobody could be told. */
 void channel_discard(struct dispatcher *dispatcher, struct channel *channel);
 /* It has something to say: it is put behind all that wait for a worker. */
 void channel_ready(struct dispatcher *dispatcher, struct channel *channel);

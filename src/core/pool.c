@@ -9,6 +9,7 @@
 #include "core/dispatcher.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -86,10 +87,6 @@ static void give_up_channel(struct dispatcher *dispatcher, struct worker *worker
     struct channel *channel = TAKE_PTR(worker->channel);
     if (!channel)
         return;
-    if (channel->is_discarded) {
-        channel_close(dispatcher, channel);
-        return;
-    }
     channel_refuse(channel, code, sentence);
     channel_discard(dispatcher, channel);
 }
@@ -112,7 +109,7 @@ void pool_retire(struct dispatcher *dispatcher)
     for (size_t i = 0; i < dispatcher->worker_count; i++) {
         struct worker *worker = &dispatcher->workers[i];
         worker->is_retired = true;
-        if (worker->pid && !worker->channel && !worker->is_lost)
+        if (worker->pid && !worker->is_busy && !worker->is_lost)
             let_go(worker);
     }
 }
@@ -121,7 +118,7 @@ size_t pool_busy(const struct dispatcher *dispatcher)
 {
     size_t busy = 0;
     for (size_t i = 0; i < dispatcher->worker_count; i++)
-        busy += dispatcher->workers[i].pid && dispatcher->workers[i].channel;
+        busy += dispatcher->workers[i].pid && dispatcher->workers[i].is_busy;
     return busy;
 }
 
@@ -161,23 +158,26 @@ static bool may_run(const struct dispatcher *dispatcher, const struct channel *c
     bool stops = channel->is_session && !channel->is_discarded && stops_target(channel->head.operation);
     for (size_t i = 0; i < dispatcher->worker_count; i++) {
         const struct worker *worker = &dispatcher->workers[i];
-        if (!worker->pid || !(worker->channel || worker->is_lost))
+        if (!worker->pid || !(worker->is_busy || worker->is_lost))
             continue;
         busy += worker->owner == channel->terms.owner;
-        if (stops && worker->channel && worker->target == channel->terms.pid)
+        if (stops && worker->is_busy && worker->target == channel->terms.pid)
             return false;
     }
     return busy < dispatcher->configuration.workers;
 }
 
-static struct worker *idle_worker(struct dispatcher *dispatcher)
+static struct worker *idle_worker(struct dispatcher *dispatcher, const struct channel *channel)
 {
+    size_t count = 0;
     for (size_t i = 0; i < dispatcher->worker_count; i++) {
         struct worker *worker = &dispatcher->workers[i];
-        if (worker->pid && !worker->channel && !worker->is_lost && !worker->is_retired)
+        if (worker->pid && !worker->is_busy && !worker->is_lost && !worker->is_retired)
             return worker;
+        count += worker->pid != 0;
     }
-    return start_worker(dispatcher);
+    /* Tidying up can wait until one is free. */
+    return channel->is_discarded && count >= IDLE_WORKERS_MAX ? NULL : start_worker(dispatcher);
 }
 
 static void give(struct dispatcher *dispatcher, struct worker *worker, struct channel *channel)
@@ -186,6 +186,7 @@ static void give(struct dispatcher *dispatcher, struct worker *worker, struct ch
                       .is_discarded = channel->is_discarded,
                       .terms = channel->terms};
     const int fds[] = {channel->socket, channel->pidfd};
+    worker->is_busy = true;
     worker->channel = channel;
     worker->owner = channel->terms.owner;
     worker->since_ns = now_ns();
@@ -197,8 +198,10 @@ static void give(struct dispatcher *dispatcher, struct worker *worker, struct ch
         kill(worker->pid, SIGKILL);
         let_go(worker);
         give_up_channel(dispatcher, worker, r,
-                        "core's worker cannot be given this operation; the session is "
-                        "closed");
+                        "core's worker cannot be given this operation; the session is closed");
+    } else if (channel->is_discarded) {
+        worker->channel = NULL;
+        channel_close(dispatcher, channel); /* the worker's copy is the last */
     }
 }
 
@@ -207,7 +210,7 @@ void pool_dispatch(struct dispatcher *dispatcher)
     struct channel **place = &dispatcher->first_waiting;
     while (*place) {
         struct channel *channel = *place;
-        struct worker *worker = may_run(dispatcher, channel) ? idle_worker(dispatcher) : NULL;
+        struct worker *worker = may_run(dispatcher, channel) ? idle_worker(dispatcher, channel) : NULL;
         if (!worker) {
             place = &channel->next_waiting;
             continue;
@@ -276,12 +279,11 @@ static void answer_find(struct dispatcher *dispatcher, struct worker *worker, co
 static void take_back(struct dispatcher *dispatcher, struct worker *worker, bool is_closed)
 {
     struct channel *channel = TAKE_PTR(worker->channel);
+    worker->is_busy = false;
     worker->since_ns = now_ns();
     worker->target = 0;
-    if (channel && channel->is_discarded)
-        channel_close(dispatcher, channel);
-    else if (channel && is_closed)
-        channel_close(dispatcher, channel);
+    if (channel && is_closed)
+        channel_discard(dispatcher, channel);
     else if (channel)
         channel_rearm(dispatcher, channel);
     if (worker->is_retired)
@@ -334,12 +336,12 @@ int pool_look_after(struct dispatcher *dispatcher)
         struct worker *worker = &dispatcher->workers[i];
         if (!worker->pid || worker->is_lost)
             continue;
-        if (worker->channel && now - worker->since_ns >= worker->limit_ns) {
+        if (worker->is_busy && now - worker->since_ns >= worker->limit_ns) {
             kill(worker->pid, SIGKILL);
             let_go(worker);
             give_up_channel(dispatcher, worker, -ETIMEDOUT,
                             "the operation took too long, and was given up; the session is closed");
-        } else if (worker->channel) {
+        } else if (worker->is_busy) {
             next = earlier(next, worker->since_ns + worker->limit_ns);
         } else if (++idle > IDLE_WORKERS_MAX && now - worker->since_ns >= IDLE_NS) {
             let_go(worker);

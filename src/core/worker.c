@@ -17,8 +17,6 @@
 /* How long a client may take to make room for a reply, and to send the next part of a request. */
 #define REPLY_TIMEOUT_MS 500
 #define PART_TIMEOUT_MS  2000
-/* More packets than fit into a socket. */
-#define PACKETS_QUEUED_MAX 1024
 
 /* ---- the dispatcher ---- */
 
@@ -211,6 +209,7 @@ static int receive_request(struct work *work, int flags, struct reseat_error **r
         return error_errno(ret_error, r, "receiving the message");
     if (r == 0)
         return 0;
+    work->request.head = NULL;
     r = protocol_decode(work->packet.bytes, work->packet.length, work->packet.cap_count, PROTOCOL_IS_REQUEST,
                         &work->request, &reason);
     return r < 0 ? error_set(ret_error, r, "the message is refused: %s", reason) : 1;
@@ -233,6 +232,8 @@ int work_next_part(struct work *work, struct reseat_error **ret_error)
     uint16_t operation = work->request.head->operation;
     struct pollfd poll_fd = {.fd = work->socket, .events = POLLIN};
     packet_end(&work->packet);
+    /* Unless a part comes that is one: where the next request begins cannot be known then. */
+    work->must_close = true;
     if (poll(&poll_fd, 1, PART_TIMEOUT_MS) <= 0)
         return error_set(ret_error, -ETIMEDOUT, "the next part of %s did not come within %d s",
                          protocol_operation_name(operation), PART_TIMEOUT_MS / 1000);
@@ -245,19 +246,15 @@ int work_next_part(struct work *work, struct reseat_error **ret_error)
         return r;
     if (work->request.head->tag != tag || work->request.head->operation != operation)
         return error_set(ret_error, -EBADMSG, "the message is refused: the part before it was not the last");
+    work->must_close = false;
     return 0;
 }
 
-/* What is queued behind the end of a client is taken here, descriptor by descriptor, not by whoever closes
- * the socket last. */
-static void drain(struct work *work)
+/* The parts that follow one that was refused must not be taken for requests. */
+static void swallow_parts(struct work *work)
 {
-    int r = 1;
-    for (int i = 0; i < PACKETS_QUEUED_MAX && r != -EAGAIN; i++) {
-        r = packet_receive(work->socket, &work->packet, MSG_DONTWAIT);
-        packet_end(&work->packet);
-    }
-    work->is_closed = true;
+    while (work->request.head && (work->request.head->flags & PROTOCOL_MORE) && !work->must_close)
+        work_next_part(work, NULL);
 }
 
 static void log_refusal(const struct work *work, const struct reply *reply, const struct reseat_error *error)
@@ -275,7 +272,7 @@ static void handle_message(struct work *work)
     if (r == -EAGAIN)
         return;
     if (r == 0) {
-        drain(work);
+        work->is_closed = true;
         return;
     }
     note_head(work, &reply);
@@ -284,16 +281,18 @@ static void handle_message(struct work *work)
         reply_fixed(&reply, work->request.head->operation);
         r = run_operation(work, &reply, &error);
     }
-    if (r < 0)
+    if (r < 0) {
+        swallow_parts(work);
         make_error(&reply, r, error);
-    if (!work->is_closed || r >= 0)
-        r = reply_send(work, &reply);
+    }
+    r = work->is_closed ? 0 : reply_send(work, &reply);
     if (r < 0 && !work->is_closed) {
         /* A capability that the socket refuses: the answer is that, then. */
         error_errno(&error, r, "sending the reply");
         make_error(&reply, r, error);
         reply_send(work, &reply);
     }
+    work->is_closed |= work->must_close;
     log_refusal(work, &reply, error);
     reply_end(&reply);
     packet_end(&work->packet);
@@ -303,11 +302,11 @@ static void handle_message(struct work *work)
 
 static void run_job(struct work *work)
 {
-    work->is_closed = false;
-    if (work->job.is_discarded)
-        drain(work);
-    else
+    work->is_closed = work->must_close = false;
+    work->request = (struct protocol_view){0};
+    if (!work->job.is_discarded)
         handle_message(work);
+    /* Of a discarded one, this is the last descriptor: what is queued there goes with it. */
     base_close(&work->socket);
     base_close(&work->pidfd);
     work->socket = work->pidfd = -EBADF;

@@ -113,6 +113,33 @@ RESEAT_API pid_t reseat_pd_pid(const struct reseat_pd *pd);
 /* The descriptor of a PD that came through core, to be passed on; -1 for one opened with our own rights. */
 RESEAT_API int reseat_pd_session(const struct reseat_pd *pd);
 
+/* What a session can be narrowed to before it is passed on. */
+enum reseat_pd_rights {
+    RESEAT_MAY_LIST = 1 << 0, /* and compare */
+    RESEAT_MAY_REQUEST = 1 << 1,
+    RESEAT_MAY_INSTALL = 1 << 2,
+    RESEAT_MAY_CLOSE = 1 << 3,
+    RESEAT_MAY_CHECKPOINT = 1 << 4,
+    RESEAT_MAY_RESTORE = 1 << 5, /* of a twin's session: whoever has it decides what the process does */
+    RESEAT_MAY_ALL = (1 << 6) - 1,
+};
+
+struct reseat_pd_range {
+    unsigned first, last; /* both inside */
+};
+
+struct reseat_pd_limits {
+    unsigned rights;      /* enum reseat_pd_rights */
+    uint64_t lifetime_ns; /* from now on; 0: as before */
+    const struct reseat_pd_range *ranges;
+    size_t range_count; /* 0: the selectors as before */
+};
+
+/* Another session of the same process, which is good for nothing that this one is not: the rights that both
+ * have, the selectors that both have, the earlier end. Only of PDs that came through core. */
+RESEAT_API int reseat_pd_narrow(struct reseat_pd *pd, const struct reseat_pd_limits *limits,
+                                struct reseat_pd **ret_narrowed, struct reseat_error **ret_error);
+
 enum reseat_slot_flags {
     RESEAT_CLOEXEC = 1 << 0, /* FD_CLOEXEC of the slot */
     /* The access mode of the object. request reports it; an install that asks for other access than the
