@@ -1,6 +1,7 @@
 /* What can be asked of a session: each operation reads its request, which has been decoded, and fills in the
  * reply. What only concerns the protocol and the terms of the session is here; the work is native_pd's. */
 #include "core/core-internal.h"
+#include "object/object.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -284,7 +285,8 @@ int operation_install(struct work *work, struct reply *reply, struct reseat_erro
         return r;
     if (batch.count == 0)
         return 0;
-    return native_pd_install(work->pd, batch.slots, batch.count, ret_error);
+    r = native_pd_install(work->pd, batch.slots, batch.count, ret_error);
+    return r == -EEXIST ? object_error_in_use(work->pd, batch.slots, batch.count, ret_error) : r;
 }
 
 static int take_selectors(struct work *work, selector_t **selectors, size_t *count,

@@ -5,6 +5,7 @@
  * It knows no session but the one that it was given. What it needs of others (compare), and new sessions, it
  * asks of the dispatcher. */
 #include "core/core-internal.h"
+#include "native_pd/linux.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -142,6 +143,13 @@ int work_check_execution(const struct terms *terms, int pidfd, struct reseat_err
     return 0;
 }
 
+/* What a session's PD is asked while it stands still, before an install or close. */
+static int guard(void *userdata, struct reseat_error **ret_error)
+{
+    const struct work *work = userdata;
+    return work_check_execution(&work->job.terms, work->pidfd, ret_error);
+}
+
 int work_open_pd(const struct terms *terms, int pidfd, struct native_pd **ret_pd,
                  struct reseat_error **ret_error)
 {
@@ -191,6 +199,8 @@ static int run_operation(struct work *work, struct reply *reply, struct reseat_e
         r = terms_check(&work->job.terms, operation, ret_error);
     if (r == 0 && operations[operation].needs_pd)
         r = work_open_pd(&work->job.terms, work->pidfd, &work->pd, ret_error);
+    if (r == 0 && work->pd)
+        native_pd_set_guard(work->pd, guard, work);
     if (r == 0)
         r = operations[operation].run(work, reply, ret_error);
     native_pd_free(&work->pd);
@@ -201,6 +211,7 @@ static int run_operation(struct work *work, struct reply *reply, struct reseat_e
 static int receive_request(struct work *work, int flags, struct reseat_error **ret_error)
 {
     const char *reason = NULL;
+    work->request.head = NULL;
     int r = packet_receive(work->socket, &work->packet, flags);
     if (r == -EMSGSIZE)
         return error_set(ret_error, r, "the message is longer than the %d bytes that one may have",
@@ -209,7 +220,6 @@ static int receive_request(struct work *work, int flags, struct reseat_error **r
         return error_errno(ret_error, r, "receiving the message");
     if (r == 0)
         return 0;
-    work->request.head = NULL;
     r = protocol_decode(work->packet.bytes, work->packet.length, work->packet.cap_count, PROTOCOL_IS_REQUEST,
                         &work->request, &reason);
     return r < 0 ? error_set(ret_error, r, "the message is refused: %s", reason) : 1;

@@ -6,8 +6,10 @@
 struct native_pd {
     pid_t pid;
     int pidfd;
-    int table_fd; /* /proc/PID/fd */
-    bool is_self; /* who asks has not ended */
+    int table_fd;             /* /proc/PID/fd */
+    bool is_self;             /* who asks has not ended */
+    native_pd_guard_fn guard; /* NULL: none */
+    void *guard_userdata;
 };
 
 /* All selectors are below this: the most that fs.nr_open can be set to. A position beyond it may be more than

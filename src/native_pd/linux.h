@@ -13,3 +13,8 @@ int native_pd_install_stopped(struct target *target, const struct native_slot *s
                               struct reseat_error **ret_error);
 /* Room that `count` capabilities take. More are installed in less room, in more steps. */
 size_t native_pd_scratch_bytes(size_t count);
+
+/* Asked when the process of an install or close stands still and nothing in it has been changed: the last
+ * moment to refuse. Its failure is that of the operation. */
+typedef int (*native_pd_guard_fn)(void *userdata, struct reseat_error **ret_error);
+void native_pd_set_guard(struct native_pd *pd, native_pd_guard_fn guard, void *userdata);

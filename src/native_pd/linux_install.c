@@ -105,6 +105,12 @@ static int check_process(const struct native_pd *pd, struct reseat_error **ret_e
 
 /* ---- the stop ---- */
 
+void native_pd_set_guard(struct native_pd *pd, native_pd_guard_fn guard, void *userdata)
+{
+    pd->guard = guard;
+    pd->guard_userdata = userdata;
+}
+
 /* Stops all threads, with scratch pages. From here to target_release() the process stands still. */
 static int take(struct native_pd *pd, size_t scratch_bytes, struct target *ret_target,
                 struct reseat_error **ret_error)
@@ -120,6 +126,8 @@ static int take(struct native_pd *pd, size_t scratch_bytes, struct target *ret_t
         r = target_reserve_mirror(&target, scratch_bytes, ret_error);
     if (r == 0)
         r = target_stop(&target, ret_error);
+    if (r == 0 && pd->guard)
+        r = pd->guard(pd->guard_userdata, ret_error);
     if (r == 0)
         r = target_map_scratch(&target, scratch_bytes, ret_error);
     if (r < 0)
