@@ -141,7 +141,9 @@ RESEAT_API int reseat_pd_narrow(struct reseat_pd *pd, const struct reseat_pd_lim
                                 struct reseat_pd **ret_narrowed, struct reseat_error **ret_error);
 
 enum reseat_slot_flags {
-    RESEAT_CLOEXEC = 1 << 0, /* FD_CLOEXEC of the slot */
+    /* FD_CLOEXEC of the slot, for install. request does not report it (reseat_list_capabilities() does): it
+     * belongs to the selector, and asking for it costs six times as much as the capability. */
+    RESEAT_CLOEXEC = 1 << 0,
     /* The access mode of the object. request reports it; an install that asks for other access than the
      * object has is -EACCES; none asked for: as it is. */
     RESEAT_READ = 1 << 1,
@@ -164,7 +166,8 @@ RESEAT_API int reseat_pd_list(struct reseat_pd *pd, unsigned from, unsigned *sel
  * *ret_next (may be NULL) is the next used selector above it, or RESEAT_SELECTOR_END. */
 RESEAT_API int reseat_pd_request(struct reseat_pd *pd, unsigned selector, int *ret_cap, unsigned *ret_next,
                                  struct reseat_error **ret_error);
-/* The capabilities at used selectors from `from` on, at most `capacity`, which the caller owns. */
+/* The capabilities at used selectors from `from` on, at most `capacity`, which the caller owns, with their
+ * access. */
 RESEAT_API int reseat_pd_request_many(struct reseat_pd *pd, unsigned from, struct reseat_pd_slot *ret_slots,
                                       size_t capacity, size_t *ret_count, unsigned *ret_next,
                                       struct reseat_error **ret_error);

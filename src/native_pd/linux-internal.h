@@ -10,6 +10,7 @@ struct native_pd {
     bool is_self;             /* who asks has not ended */
     native_pd_guard_fn guard; /* NULL: none */
     void *guard_userdata;
+    uint64_t last_stop_ns;
 };
 
 /* All selectors are below this: the most that fs.nr_open can be set to. A position beyond it may be more than

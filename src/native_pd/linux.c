@@ -296,15 +296,6 @@ unsigned native_pd_rights_of(int status_flags)
     }
 }
 
-/* Close-on-exec belongs to the selector, not to what we are handed: only fdinfo knows it. */
-static bool is_close_on_exec(const struct native_pd *pd, selector_t selector)
-{
-    char path[48];
-    _cleanup_free_ char *info = NULL;
-    snprintf(path, sizeof path, "../fdinfo/%u", selector);
-    return file_read(pd->table_fd, path, &info, NULL) == 0 && (status_number(info, "flags", 8) & O_CLOEXEC);
-}
-
 static void close_slots(struct native_slot *slots, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -332,11 +323,9 @@ int native_pd_request_many(struct native_pd *pd, selector_t from, struct native_
         r = cap < 0 ? error_request(pd, selector, cap, ret_error) : 0;
         if (r < 0)
             break;
-        ret_slots[count++] =
-            (struct native_slot){.selector = selector,
-                                 .cap = cap,
-                                 .flags = native_pd_rights_of(fcntl(cap, F_GETFL)) |
-                                          (is_close_on_exec(pd, selector) ? NATIVE_CLOSE_ON_EXEC : 0)};
+        ret_slots[count++] = (struct native_slot){.selector = selector,
+                                                  .cap = cap,
+                                                  .flags = native_pd_rights_of(fcntl(cap, F_GETFL))};
         next = ++selector;
     }
     if (r == 0 && count == capacity)

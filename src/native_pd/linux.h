@@ -18,3 +18,5 @@ size_t native_pd_scratch_bytes(size_t count);
  * moment to refuse. Its failure is that of the operation. */
 typedef int (*native_pd_guard_fn)(void *userdata, struct reseat_error **ret_error);
 void native_pd_set_guard(struct native_pd *pd, native_pd_guard_fn guard, void *userdata);
+/* How long the last install or close kept the process from running. */
+uint64_t native_pd_last_stop_ns(const struct native_pd *pd);

@@ -137,6 +137,18 @@ static int take(struct native_pd *pd, size_t scratch_bytes, struct target *ret_t
     return 0;
 }
 
+static void let_go(struct native_pd *pd, struct target *target)
+{
+    uint64_t stop_ns = target->stop_ns;
+    target_let_go(target);
+    pd->last_stop_ns = stop_ns ? target->go_ns - stop_ns : 0;
+}
+
+uint64_t native_pd_last_stop_ns(const struct native_pd *pd)
+{
+    return pd->last_stop_ns;
+}
+
 /* A process that is killed under our hands makes whatever was going on fail in some way. */
 static int explain_end(struct native_pd *pd, int r, struct reseat_error **ret_error)
 {
@@ -171,6 +183,7 @@ int native_pd_install(struct native_pd *pd, const struct native_slot *slots, siz
         r = take(pd, native_pd_scratch_bytes(count), &target, ret_error);
     if (r == 0)
         r = native_pd_install_stopped(&target, slots, count, ret_error);
+    let_go(pd, &target);
     return explain_end(pd, r, ret_error);
 }
 
@@ -219,7 +232,7 @@ static void hold(const struct native_pd *pd, const selector_t *selectors, size_t
     }
 }
 
-static void let_go(struct held *held)
+static void drop_held(struct held *held)
 {
     while (held->count)
         close(held->caps[--held->count]);
@@ -239,7 +252,7 @@ static int check_close(struct native_pd *pd, const selector_t *selectors, size_t
 int native_pd_close(struct native_pd *pd, const selector_t *selectors, size_t count,
                     struct reseat_error **ret_error)
 {
-    _cleanup_(let_go) struct held held = {.count = 0};
+    _cleanup_(drop_held) struct held held = {.count = 0};
     _cleanup_(target_release) struct target target = TARGET_NONE;
     if (count == 0)
         return 0;
@@ -250,5 +263,6 @@ int native_pd_close(struct native_pd *pd, const selector_t *selectors, size_t co
         hold(pd, selectors, count, &held);
         r = close_stopped(&target, selectors, count, ret_error);
     }
+    let_go(pd, &target);
     return explain_end(pd, r, ret_error);
 }

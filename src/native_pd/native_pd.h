@@ -28,7 +28,9 @@ typedef int native_pd_id_t;
 #define NATIVE_CAP_INVALID  (-1)
 
 enum native_slot_flags {
-    NATIVE_CLOSE_ON_EXEC = 1 << 0, /* Linux: FD_CLOEXEC of the slot */
+    /* Linux: FD_CLOEXEC of the slot. For install; request does not report it, because it belongs to the
+     * selector, not to the capability, and asking for it would cost six times as much as the capability. */
+    NATIVE_CLOSE_ON_EXEC = 1 << 0,
     /* Rights. Linux: they belong to the object (access mode); request reports them, and an install that asks
      * for others than the object has is -EACCES (none asked for: as they are). Fiasco.OC: they belong to the
      * capability, and install maps it with those asked for. */
@@ -67,7 +69,8 @@ int native_pd_list(struct native_pd *pd, selector_t from, selector_t *selectors,
 int native_pd_request(struct native_pd *pd, selector_t selector, native_cap_t *ret_cap, selector_t *ret_next,
                       struct reseat_error **ret_error);
 /* Many at once: the capabilities at used selectors from `from` on, at most `capacity` of them, which the
- * caller owns, with their flags; *ret_next: where to go on, or NATIVE_SELECTOR_END. On failure none is held.
+ * caller owns, with the rights that they give; *ret_next: where to go on, or NATIVE_SELECTOR_END. On failure
+ * none is held.
  */
 int native_pd_request_many(struct native_pd *pd, selector_t from, struct native_slot *ret_slots,
                            size_t capacity, size_t *ret_count, selector_t *ret_next,

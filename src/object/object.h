@@ -129,7 +129,7 @@ int object_find_holders(const struct object_table *table, struct object_holders 
                         struct reseat_error **ret_error);
 void object_holders_free(struct object_holders *holders); /* cleanup function */
 
-/* ---- holder.c ---- */
+/* ---- in_use.c ---- */
 
 /* After an install that found a selector in use: an error that says what is there, kind and name as `caps`
  * shows them. Keeps the error that is there if nothing is found there any more. Returns -EEXIST. */
