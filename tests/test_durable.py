@@ -186,6 +186,57 @@ def test_options_of_storing(context, flags):
         assert changed["memory_bytes"] > usual["memory_bytes"] + 1500000 and blocks[1] > blocks[0] + 1500000
 
 
+# ---- show ----
+
+
+def test_show(context):
+    """All tables, for people and as JSON; the memory is as large as the checkpoint said."""
+    program, path, memory = start_threads(context)
+    directory = context.new_name("checkpoint")
+    said = context.reseat("checkpoint", program.pid, "-o", directory, "--json").json
+    shown = context.reseat("show", directory, "--json").json
+    assert shown == context.reseat("show", core_of(directory, program.pid), "--json").json
+    assert shown["process"][0]["pid"] == program.pid and shown["process"][0]["form"] == "heir"
+    assert len(shown["threads"]) == 4 and len(shown["threads"][0]["regs"].split()) == 32
+    assert sum(extent["length"] for extent in shown["extents"]) == said["memory_bytes"]
+    vma, = [vma for vma in shown["vmas"] if int(vma["start"], 16) <= memory < int(vma["end"], 16)]
+    assert vma["kind"] == "anonymous" and vma["protection"] == "r w"
+    assert any(vma["path"] == str(path) for vma in shown["vmas"])
+    assert [capability["selector"] for capability in shown["capabilities"]] == [0, 1, 2]
+    assert shown["states"][0]["exe"] == str(path) and shown["states"][0]["umask"]
+    text = context.reseat("show", directory, "--check").stdout
+    for word in ("process\n", "threads\n", "vmas\n", "capabilities\n", "objects\n", "states\n", str(path)):
+        assert word in text, text
+    assert "extents\n" not in text and "extents\n" in context.reseat("-v", "show", directory).stdout
+
+
+def test_show_checks_memory(context):
+    """One bit of the memory is wrong: reading the tables does not see it, --check does, and says where."""
+    program, _, memory = start_threads(context)
+    directory = context.new_name("checkpoint")
+    context.reseat("checkpoint", program.pid, "-o", directory)
+    core = core_of(directory, program.pid)
+    extent = next(extent for extent in context.reseat("show", core, "--json").json["extents"]
+                  if int(extent["address"], 16) == memory)
+    with open(core, "r+b") as file:
+        file.seek(extent["file_offset"] + 100)
+        file.write(b"?")
+    context.reseat("show", core)
+    result = context.reseat("show", core, "--check", status=1)
+    assert f"the memory at {memory:x}" in result.stderr and "checksum" in result.stderr, result
+
+
+@each(what=["nothing", "no image", "other"])
+def test_show_nothing(context, what):
+    path = context.directory / "x"
+    if what == "no image":
+        path.mkdir()
+    elif what == "other":
+        path.write_text("not an image at all, but long enough to have a header if it were one, you know")
+    result = context.reseat("show", path, status=1)
+    assert str(path) in result.stderr and result.stdout == "", result
+
+
 # ---- failures ----
 
 

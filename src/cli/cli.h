@@ -67,8 +67,8 @@ struct cli_verb {
     int (*run)(const struct cli *cli, const struct cli_arguments *arguments);
 };
 
-extern const struct cli_verb verb_caps, verb_plan, verb_checkpoint, verb_restore, verb_verify, verb_list,
-    verb_drop, verb_core;
+extern const struct cli_verb verb_caps, verb_plan, verb_checkpoint, verb_restore, verb_show, verb_verify,
+    verb_list, verb_drop, verb_core;
 
 /* Takes `argv` apart after the option tables given (NULL-terminated list of them) into `arguments`, which the
  * caller frees in any case; with `until_word` only up to the first word, whose position is *ret_end. Options

@@ -203,6 +203,8 @@ struct stored {
 #define STORED_NONE ((struct stored){.dir_fd = -EBADF})
 
 int stored_open(const char *dir, struct stored *ret_stored, struct reseat_error **ret_error);
+/* Whoever may have written to it. */
+int stored_open_to_look(const char *dir, struct stored *ret_stored, struct reseat_error **ret_error);
 void stored_close(struct stored *stored); /* cleanup function */
 /* Opens PID.core: a regular file of the owner of the directory. */
 int stored_open_core(const struct stored *stored, int *ret_fd, uint64_t *ret_length,

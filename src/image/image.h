@@ -74,6 +74,8 @@ struct image;
 
 /* As image_read(), and keeps the file open for its memory. */
 int image_open(const char *dir, struct image **ret_image, struct reseat_error **ret_error);
+/* An image that is only to be looked at, whoever it belongs to: a directory, or the file itself. */
+int image_open_to_look(const char *path, struct image **ret_image, struct reseat_error **ret_error);
 /* The image that comes in a stream; kept in a file without a name in $TMPDIR (or /var/tmp) until it is
  * closed.
  */

@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 #include <zstd.h>
 
@@ -85,6 +86,44 @@ int image_open(const char *dir, struct image **ret_image, struct reseat_error **
     image->source.fd = image->fd;
     if (r == 0)
         r = decode(image, stored.pid, ret_error);
+    if (r < 0)
+        return error_prefix(ret_error, r, "%s", image->place);
+    *ret_image = TAKE_PTR(image);
+    return 0;
+}
+
+static int open_file_to_look(const char *path, struct image *image, struct reseat_error **ret_error)
+{
+    struct stat status;
+    image->fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (image->fd < 0 || fstat(image->fd, &status) < 0)
+        return error_errno(ret_error, -errno, "opening");
+    if (!S_ISREG(status.st_mode))
+        return error_set(ret_error, -EBADMSG, "is not a regular file");
+    image->owner = status.st_uid;
+    image->source = (struct core_source){.fd = image->fd, .length = (uint64_t)status.st_size};
+    return 0;
+}
+
+int image_open_to_look(const char *path, struct image **ret_image, struct reseat_error **ret_error)
+{
+    _cleanup_(stored_close) struct stored stored = STORED_NONE;
+    _cleanup_(image_close) struct image *image = calloc(1, sizeof *image);
+    struct stat status;
+    if (!image)
+        return error_errno(ret_error, -ENOMEM, "%s", path);
+    image->fd = -EBADF;
+    bool is_directory = stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+    int r = is_directory ? stored_open_to_look(path, &stored, ret_error) : 0;
+    if (r < 0)
+        return r;
+    if (asprintf(&image->place, "%s%s%s", path, is_directory ? "/" : "", stored.core_name) < 0) {
+        image->place = NULL;
+        return error_errno(ret_error, -ENOMEM, "%s", path);
+    }
+    r = open_file_to_look(image->place, image, ret_error);
+    if (r == 0)
+        r = decode(image, 0, ret_error);
     if (r < 0)
         return error_prefix(ret_error, r, "%s", image->place);
     *ret_image = TAKE_PTR(image);

@@ -32,9 +32,10 @@ static int check_trust(const struct stat *status, const char *place, struct rese
     return 0;
 }
 
-static int open_directory(struct stored *stored, struct reseat_error **ret_error)
+static int open_directory(struct stored *stored, bool only_looks, struct reseat_error **ret_error)
 {
-    stored->dir_fd = open(stored->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC | (only_looks ? 0 : O_NOFOLLOW);
+    stored->dir_fd = open(stored->path, flags);
     if (stored->dir_fd < 0) {
         int r = -errno;
         struct stat status;
@@ -45,7 +46,7 @@ static int open_directory(struct stored *stored, struct reseat_error **ret_error
     }
     if (fstat(stored->dir_fd, &stored->status) < 0)
         return error_errno(ret_error, -errno, "%s", stored->path);
-    return check_trust(&stored->status, stored->path, ret_error);
+    return only_looks ? 0 : check_trust(&stored->status, stored->path, ret_error);
 }
 
 static bool ends_with_core(const char *name)
@@ -79,12 +80,13 @@ static int find_core(struct stored *stored, struct reseat_error **ret_error)
     return 0;
 }
 
-int stored_open(const char *dir, struct stored *ret_stored, struct reseat_error **ret_error)
+static int open_stored(const char *dir, bool only_looks, struct stored *ret_stored,
+                       struct reseat_error **ret_error)
 {
     _cleanup_(stored_close) struct stored stored = {.path = directory_strip_slashes(dir), .dir_fd = -EBADF};
     if (!stored.path)
         return error_errno(ret_error, -ENOMEM, "%s", dir);
-    int r = open_directory(&stored, ret_error);
+    int r = open_directory(&stored, only_looks, ret_error);
     if (r < 0)
         return r;
     r = find_core(&stored, ret_error);
@@ -92,6 +94,16 @@ int stored_open(const char *dir, struct stored *ret_stored, struct reseat_error 
         return r;
     *ret_stored = TAKE_GENERIC(stored, (struct stored){.dir_fd = -EBADF});
     return 0;
+}
+
+int stored_open(const char *dir, struct stored *ret_stored, struct reseat_error **ret_error)
+{
+    return open_stored(dir, false, ret_stored, ret_error);
+}
+
+int stored_open_to_look(const char *dir, struct stored *ret_stored, struct reseat_error **ret_error)
+{
+    return open_stored(dir, true, ret_stored, ret_error);
 }
 
 /* ---- the file ---- */

@@ -334,6 +334,38 @@ RESEAT_API int reseat_plan_restore(const char *dir, struct reseat_plan **ret_pla
                                    struct reseat_error **ret_error);
 RESEAT_API void reseat_plan_free(struct reseat_plan *plan);
 
+/* ---- show ---- */
+
+enum reseat_shown_kind {
+    RESEAT_SHOWN_TABLE,  /* a table begins: `table`, `row_count`; its fields follow, row by row */
+    RESEAT_SHOWN_NUMBER, /* `numbers[0]` */
+    RESEAT_SHOWN_SIGNED, /* the same as an int64_t */
+    RESEAT_SHOWN_TEXT,   /* `text`: also addresses ("0x7f…"), masks, and bytes in hexadecimal */
+    RESEAT_SHOWN_LIST,   /* `numbers`, `number_count` of them */
+};
+
+/* One value of an image. What it means: docs/image.md. Lives until the function returns. */
+struct reseat_shown {
+    enum reseat_shown_kind kind;
+    const char *table; /* "process", "threads", "vmas", … */
+    size_t row, row_count;
+    const char *field; /* "tid" */
+    const uint64_t *numbers;
+    size_t number_count;
+    const char *text;
+};
+
+/* Not 0: end it with that (a negative errno). */
+typedef int (*reseat_shown_fn)(void *userdata, const struct reseat_shown *shown);
+
+/* Calls `shown` for everything that is in the image `path` (a checkpoint directory or its file) but the
+ * memory itself. The image is checked like for a restore, but whose it is does not matter. */
+RESEAT_API int reseat_show(const char *path, reseat_shown_fn shown, void *userdata,
+                           struct reseat_error **ret_error);
+/* Reads all memory of an image and compares checksums. -EBADMSG: damaged, with the place named. */
+RESEAT_API int reseat_check_memory(const char *path, reseat_progress_fn progress, void *userdata,
+                                   struct reseat_error **ret_error);
+
 /* ---- verify, list, drop ---- */
 
 struct reseat_difference {

@@ -19,6 +19,7 @@
 
 #include <cmocka.h>
 
+#include "image/fields.h"
 #include "image/image-internal.h"
 #include "image/image.h"
 
@@ -405,6 +406,32 @@ static void test_readelf(void **state)
     assert_silent("readelf -x .reseat.process -p .shstrtab elf/1234.core 2>&1");
     if (system("command -v eu-readelf >/dev/null") == 0)
         assert_silent("eu-readelf -a elf/1234.core 2>&1");
+}
+
+/* Every byte of every row has a name, or is reserved. */
+static void test_fields(void **state)
+{
+    static const struct {
+        const char *table;
+        size_t reserved;
+    } reserved[] = {{"threads", 4}, {"signals", 4},      {"timers", 4},
+                    {"regions", 4}, {"capabilities", 4}, {"actions", 4}};
+    (void)state;
+    size_t count = 0;
+    for (const struct field_table *table = field_tables; table->name; table++, count++) {
+        size_t covered = 0, end = 0;
+        for (size_t i = 0; i < sizeof reserved / sizeof reserved[0]; i++)
+            if (strcmp(reserved[i].table, table->name) == 0)
+                covered = reserved[i].reserved;
+        for (const struct field *field = table->fields; field->name; field++) {
+            assert_true(field->offset >= end);
+            end = field->offset + (size_t)field->size * field->count;
+            covered += (size_t)field->size * field->count;
+        }
+        if (covered != table->row_bytes || end > table->row_bytes)
+            fail_msg("%s: fields of %zu bytes in rows of %zu", table->name, covered, table->row_bytes);
+    }
+    assert_int_equal(count, CORE_TABLE_COUNT + 1);
 }
 
 /* A pipe that is read slowly and a timer that interrupts: writev(2) comes back short, in the middle of any
@@ -1300,6 +1327,7 @@ int main(void)
         TEST(test_modes_and_paths),
         TEST(test_long_name),
         TEST(test_readelf),
+        TEST(test_fields),
         TEST(test_short_writes),
         TEST(test_every_truncation),
         TEST(test_every_flipped_bit),
