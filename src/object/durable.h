@@ -76,14 +76,16 @@ object_id_t view_next_of_inode(const struct object_view *view, object_id_t after
 
 /* ---- recreate ---- */
 
+enum making_state { MAKING_NOTHING = 0, MAKING_MADE, MAKING_GIVEN, MAKING_LOST };
+
 struct object_making {
     struct snapshot *snapshot;
     const struct object_options *options;
     struct object_set *set;
     native_cap_t *held; /* to be closed when all is done: other ends of what has none inside */
     size_t held_count;
-    uint8_t *states;   /* per object: enum making_state */
-    void *connections; /* private to kinds/socket_tcp.c */
+    uint8_t *states;        /* per object: enum making_state */
+    native_cap_t *partners; /* per object: the other end of a socket that has none inside, held by us */
 };
 
 /* Puts a capability that was made into the set; takes it over. */
@@ -109,6 +111,9 @@ struct object_durable {
                     struct reseat_error **ret_error);
     int (*complete)(struct object_making *making, const struct object_view *view, native_cap_t cap,
                     struct reseat_error **ret_error);
+    /* When all are complete: what would have been in the way before. */
+    int (*finish)(struct object_making *making, const struct object_view *view, native_cap_t cap,
+                  struct reseat_error **ret_error);
     int (*late)(const struct object_view *view, pid_t pid, native_cap_t *ret_cap,
                 struct reseat_error **ret_error);
 };

@@ -14,8 +14,6 @@
 #include <sys/fsuid.h>
 #include <sys/syscall.h>
 
-enum making_state { MAKING_NOTHING = 0, MAKING_MADE, MAKING_GIVEN, MAKING_LOST };
-
 /* ---- what kinds call ---- */
 
 void making_put(struct object_making *making, object_id_t object, native_cap_t cap)
@@ -102,7 +100,38 @@ static void making_free(struct object_making *making)
         base_close(&making->held[i]);
     free(making->held);
     free(making->states);
+    free(making->partners);
     free(making);
+}
+
+static native_cap_t *new_caps(size_t count)
+{
+    native_cap_t *caps = malloc(count * sizeof *caps);
+    for (size_t i = 0; caps && i < count; i++)
+        caps[i] = NATIVE_CAP_INVALID;
+    return caps;
+}
+
+static struct object_making *making_new(struct snapshot *snapshot, const struct object_options *options,
+                                        struct object_set *set)
+{
+    size_t count = snapshot->objects_count + 1;
+    struct object_making *making = calloc(1, sizeof *making);
+    if (!making)
+        return NULL;
+    *making = (struct object_making){
+        .snapshot = snapshot,
+        .options = options,
+        .set = set,
+        .states = calloc(count, 1),
+        .partners = new_caps(count),
+    };
+    set->caps = new_caps(count);
+    set->count = set->caps ? count : 0;
+    if (making->states && making->partners && set->caps)
+        return making;
+    making_free(making);
+    return NULL;
 }
 
 void object_set_end(struct object_set *set)
@@ -175,12 +204,17 @@ static int make_object(struct object_making *making, object_id_t id, enum object
                : 0;
 }
 
-static int complete_object(struct object_making *making, object_id_t id, struct reseat_error **ret_error)
+/* Pass 2 or 3 over one object. */
+static int complete_object(struct object_making *making, object_id_t id, bool is_last,
+                           struct reseat_error **ret_error)
 {
     struct object_view view = view_of(making->snapshot, id);
-    if (making->states[id] != MAKING_MADE || !view.kind->durable->complete)
+    if (making->states[id] != MAKING_MADE)
         return 0;
-    int r = view.kind->durable->complete(making, &view, making->set->caps[id], ret_error);
+    int (*complete)(struct object_making *, const struct object_view *, native_cap_t,
+                    struct reseat_error **) =
+        is_last ? view.kind->durable->finish : view.kind->durable->complete;
+    int r = complete ? complete(making, &view, making->set->caps[id], ret_error) : 0;
     if (r < 0 && ret_error && !*ret_error)
         error_errno(ret_error, r, "giving it its state");
     return r < 0
@@ -218,7 +252,9 @@ static int make_all(struct object_making *making, const enum object_fate *fates,
     for (object_id_t id = 1; r == 0 && id < count; id++)
         r = make_object(making, id, fates[id], ret_error);
     for (object_id_t id = 1; r == 0 && id < count; id++)
-        r = complete_object(making, id, ret_error);
+        r = complete_object(making, id, false, ret_error);
+    for (object_id_t id = 1; r == 0 && id < count; id++)
+        r = complete_object(making, id, true, ret_error);
     return r == 0 ? note_asynchronous(making, ret_error) : r;
 }
 
@@ -254,20 +290,11 @@ int object_recreate(struct snapshot *snapshot, const struct object_options *opti
     int r = check_allowed(snapshot, options, &verdicts, ret_error);
     if (r < 0)
         return r;
-    _cleanup_(object_set_end) struct object_set set = {.count = snapshot->objects_count + 1};
-    _cleanup_free_ enum object_fate *fates = calloc(set.count, sizeof *fates);
-    struct object_making *making = calloc(1, sizeof *making);
-    set.caps = malloc(set.count * sizeof *set.caps);
-    if (!making || !set.caps || !fates || !(making->states = calloc(set.count, 1))) {
-        set.count = 0;
-        free(making);
+    _cleanup_(object_set_end) struct object_set set = {0};
+    _cleanup_free_ enum object_fate *fates = calloc(snapshot->objects_count + 1, sizeof *fates);
+    struct object_making *making = fates ? making_new(snapshot, options, &set) : NULL;
+    if (!making)
         return error_errno(ret_error, -ENOMEM, "making %zu objects", snapshot->objects_count);
-    }
-    for (size_t i = 0; i < set.count; i++)
-        set.caps[i] = NATIVE_CAP_INVALID;
-    making->snapshot = snapshot;
-    making->options = options;
-    making->set = &set;
     sort_fates(snapshot, &verdicts, fates);
     r = make_with_rights(making, fates, ret_error);
     making_free(making);

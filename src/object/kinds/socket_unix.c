@@ -99,4 +99,5 @@ static void find_unix_end(const struct object_sight *sight, struct object_end *r
 const struct object_kind kind_unix = {.name = "unix",
                                       .match = match_unix,
                                       .describe = describe_unix,
-                                      .find_end = find_unix_end};
+                                      .find_end = find_unix_end,
+                                      .durable = &unix_durable};

@@ -1,0 +1,306 @@
+/* Unix sockets into a durable image: addresses, options, who is at the other end, who waits to be accepted,
+ * and what is queued, with the boundaries of packets, senders, credentials, and the descriptors in flight,
+ * which are objects of the snapshot like all others.
+ *
+ * The queue is looked at with MSG_PEEK. What lies behind the first message is reached through SO_PEEK_OFF
+ * (Linux 3.4), which is the object's own and is put back. A stream glues a message with descriptors to plain
+ * bytes before it; where the descriptors begin is found by peeking at less and less. */
+#include "object/kinds.h"
+#include "object/kinds/socket_unix_durable.h"
+#include "object/unix_diag.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#ifndef SCM_CREDENTIALS
+#define SCM_CREDENTIALS 2
+#endif
+
+static int pad(struct object_capture *capture)
+{
+    static const uint8_t zeros[8];
+    return state_add(capture, zeros, ALIGN_8(capture->length) - capture->length);
+}
+
+static int add_padded(struct object_capture *capture, const void *data, size_t length)
+{
+    int r = state_add(capture, data, length);
+    return r < 0 ? r : pad(capture);
+}
+
+/* ---- the queue ---- */
+
+#define FIRST_ROOM_BYTES (1U << 18)
+
+/* One look at the queue. */
+struct peek {
+    size_t room, length, whole_length;
+    uint8_t *bytes;
+    struct sockaddr_un sender;
+    socklen_t sender_length;
+    int fds[UNIX_OBJECTS_MAX];
+    size_t fd_count;
+    bool has_credentials;
+    struct ucred credentials;
+};
+
+static void peek_drop(struct peek *peek)
+{
+    for (size_t i = 0; i < peek->fd_count; i++)
+        base_close(&peek->fds[i]);
+    peek->fd_count = 0;
+}
+
+static void peek_end(struct peek *peek)
+{
+    peek_drop(peek);
+    free(peek->bytes);
+}
+
+static void take_control(struct msghdr *message, struct peek *peek)
+{
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
+        if (c->cmsg_level != SOL_SOCKET)
+            continue;
+        if (c->cmsg_type == SCM_RIGHTS) {
+            peek->fd_count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            memcpy(peek->fds, CMSG_DATA(c), peek->fd_count * sizeof(int));
+        } else if (c->cmsg_type == SCM_CREDENTIALS) {
+            peek->has_credentials = true;
+            memcpy(&peek->credentials, CMSG_DATA(c), sizeof peek->credentials);
+        }
+    }
+}
+
+/* Looks at up to `length` bytes `offset` bytes from the front. 0: nothing there. */
+static int look(native_cap_t cap, int offset, size_t length, struct peek *peek)
+{
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(sizeof peek->fds) + CMSG_SPACE(sizeof(struct ucred)) + 256];
+    } control;
+    struct iovec piece = {peek->bytes, length};
+    struct msghdr message = {.msg_name = &peek->sender,
+                             .msg_namelen = sizeof peek->sender,
+                             .msg_iov = &piece,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof control};
+    peek_drop(peek);
+    peek->has_credentials = false;
+    if (setsockopt(cap, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) < 0)
+        return -errno;
+    ssize_t n = recvmsg(cap, &message, MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
+    if (n < 0)
+        return errno == EAGAIN || errno == ECONNRESET || errno == ENOTCONN || errno == EINVAL ? 0 : -errno;
+    peek->whole_length = (size_t)n;
+    peek->length = (size_t)n < length ? (size_t)n : length;
+    peek->sender_length = message.msg_namelen;
+    take_control(&message, peek);
+    return 1;
+}
+
+/* The same with as much room as it takes. */
+static int look_whole(native_cap_t cap, int offset, struct peek *peek)
+{
+    int r = look(cap, offset, peek->room, peek);
+    if (r <= 0 || peek->whole_length <= peek->room)
+        return r;
+    uint8_t *larger = realloc(peek->bytes, peek->whole_length);
+    if (!larger)
+        return -ENOMEM;
+    peek->bytes = larger;
+    peek->room = peek->whole_length;
+    return look(cap, offset, peek->room, peek);
+}
+
+/* A stream: leaves in the peek what comes before the message with the descriptors, if something does. */
+static int cut_before_fds(native_cap_t cap, int offset, struct peek *peek)
+{
+    size_t without = 0, with = peek->length; /* so many bytes have none, so many have some */
+    while (with - without > 1) {
+        size_t middle = without + (with - without) / 2;
+        int r = look(cap, offset, middle, peek);
+        if (r <= 0)
+            return r < 0 ? r : -EAGAIN;
+        if (peek->fd_count)
+            with = middle;
+        else
+            without = middle;
+    }
+    return look(cap, offset, without ? without : peek->room, peek);
+}
+
+static int add_objects(struct object_capture *capture, const struct peek *peek,
+                       struct reseat_error **ret_error)
+{
+    uint32_t objects[UNIX_OBJECTS_MAX];
+    for (size_t i = 0; i < peek->fd_count; i++) {
+        int r = capture_reference(capture, peek->fds[i], &objects[i], ret_error);
+        if (r < 0)
+            return r;
+    }
+    return state_add(capture, objects, peek->fd_count * sizeof objects[0]);
+}
+
+static int add_message(struct object_capture *capture, const struct peek *peek,
+                       struct reseat_error **ret_error)
+{
+    size_t path = offsetof(struct sockaddr_un, sun_path);
+    struct unix_message header = {
+        .length = (uint32_t)peek->length,
+        .sender_length = peek->sender_length > path ? (uint32_t)(peek->sender_length - path) : 0,
+        .object_count = (uint32_t)peek->fd_count,
+        .has_credentials = peek->has_credentials && peek->credentials.pid > 0,
+        .pid = (uint32_t)peek->credentials.pid,
+        .uid = peek->credentials.uid,
+        .gid = peek->credentials.gid,
+    };
+    if (header.sender_length > UNIX_NAME_MAX)
+        header.sender_length = UNIX_NAME_MAX;
+    int r = state_add(capture, &header, sizeof header);
+    if (r == 0)
+        r = state_add(capture, peek->sender.sun_path, header.sender_length);
+    if (r == 0)
+        r = add_objects(capture, peek, ret_error);
+    return r == 0 ? add_padded(capture, peek->bytes, peek->length) : r;
+}
+
+static int capture_queue(struct object_capture *capture, struct unix_state *state,
+                         struct reseat_error **ret_error)
+{
+    _cleanup_(peek_end) struct peek peek = {.room = FIRST_ROOM_BYTES, .bytes = malloc(FIRST_ROOM_BYTES)};
+    bool is_stream = state->type == SOCK_STREAM;
+    size_t offset = 0;
+    int r = peek.bytes ? 1 : -ENOMEM;
+    while (r > 0) {
+        r = look_whole(capture->cap, (int)offset, &peek);
+        if (r > 0 && is_stream && peek.fd_count && peek.length > 1)
+            r = cut_before_fds(capture->cap, (int)offset, &peek);
+        /* An end of file looks like an empty packet; a real empty packet is shown once. */
+        bool is_end = r > 0 && peek.length == 0 && (is_stream || (state->shutdown & 1));
+        if (r <= 0 || is_end)
+            break;
+        r = add_message(capture, &peek, ret_error);
+        state->message_count++;
+        offset += peek.length;
+        if (r == 0)
+            r = 1;
+    }
+    return r < 0 ? r : 0;
+}
+
+/* The peek offset is what the program has set: nobody else may find another one. */
+static int capture_queue_unseen(struct object_capture *capture, struct unix_state *state,
+                                struct reseat_error **ret_error)
+{
+    int before = -1;
+    socklen_t length = sizeof before;
+    if (getsockopt(capture->cap, SOL_SOCKET, SO_PEEK_OFF, &before, &length) < 0)
+        return -errno;
+    int r = capture_queue(capture, state, ret_error);
+    setsockopt(capture->cap, SOL_SOCKET, SO_PEEK_OFF, &before, sizeof before);
+    return r;
+}
+
+/* ---- the rest ---- */
+
+static uint32_t name_length(socklen_t length)
+{
+    size_t path = offsetof(struct sockaddr_un, sun_path);
+    if (length <= path)
+        return 0;
+    return length - path > UNIX_NAME_MAX ? (uint32_t)UNIX_NAME_MAX : (uint32_t)(length - path);
+}
+
+/* The end of a path does not count, those of an abstract name do. */
+static uint32_t trim_name(const struct sockaddr_un *address, uint32_t length)
+{
+    return length && address->sun_path[0] ? (uint32_t)strnlen(address->sun_path, length) : length;
+}
+
+/* Also notes whether it is connected. */
+static int add_names(struct object_capture *capture, struct unix_state *state)
+{
+    struct sockaddr_un local, peer;
+    socklen_t local_length = sizeof local, peer_length = sizeof peer;
+    if (getsockname(capture->cap, (struct sockaddr *)&local, &local_length) == 0)
+        state->name_length = trim_name(&local, name_length(local_length));
+    if (getpeername(capture->cap, (struct sockaddr *)&peer, &peer_length) == 0) {
+        state->flags |= UNIX_CONNECTED;
+        state->peer_name_length = trim_name(&peer, name_length(peer_length));
+    }
+    int r = add_padded(capture, local.sun_path, state->name_length);
+    return r == 0 ? add_padded(capture, peer.sun_path, state->peer_name_length) : r;
+}
+
+static void note_file(const struct object_capture *capture, const struct unix_facts *facts,
+                      struct unix_state *state)
+{
+    const char *name = (const char *)capture->state + sizeof *state;
+    char path[UNIX_NAME_MAX + 1];
+    struct stat stat;
+    if (state->name_length == 0 || name[0] == '\0')
+        return;
+    snprintf(path, sizeof path, "%.*s", (int)state->name_length, name);
+    if (name[0] != '/')
+        return; /* relative to a directory that may have changed since */
+    bool is_there = lstat(path, &stat) == 0 && S_ISSOCK(stat.st_mode) &&
+                    (facts->file_inode == 0 || (uint32_t)stat.st_ino == facts->file_inode);
+    if (!is_there) {
+        state->flags |= UNIX_FILE_REMOVED;
+        return;
+    }
+    state->file_mode = stat.st_mode & 07777;
+    state->file_uid = stat.st_uid;
+    state->file_gid = stat.st_gid;
+}
+
+static int note_facts(struct object_capture *capture, struct unix_state *state)
+{
+    _cleanup_(unix_facts_end) struct unix_facts facts = {0};
+    struct pollfd poll_fd = {.fd = capture->cap};
+    if (poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & POLLERR))
+        state->flags |= UNIX_PENDING_ERROR;
+    int listening = 0, r = unix_facts_read(capture->sight->inode, &facts);
+    socklen_t length = sizeof listening;
+    getsockopt(capture->cap, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
+    state->flags |= listening ? UNIX_LISTENING : 0;
+    note_file(capture, &facts, state);
+    if (r < 0) {
+        state->backlog = 128;
+        return capture_degraded(capture, "the kernel does not say who is at its other end (another network "
+                                         "namespace, or no CONFIG_UNIX_DIAG)");
+    }
+    state->flags |= UNIX_HAS_FACTS;
+    state->shutdown = facts.shutdown;
+    state->backlog = facts.unread;
+    state->unread = facts.unread;
+    state->peer_inode = facts.peer;
+    state->waiting_count = (uint32_t)facts.waiting_count;
+    for (size_t i = 0; r == 0 && i < facts.waiting_count; i++) {
+        uint64_t inode = facts.waiting[i];
+        r = state_add(capture, &inode, sizeof inode);
+    }
+    return r;
+}
+
+int unix_capture(struct object_capture *capture, struct reseat_error **ret_error)
+{
+    struct unix_state state = {.type = (uint32_t)capture->sight->type};
+    int r = state_add(capture, &state, sizeof state);
+    if (r == 0)
+        r = add_names(capture, &state);
+    if (r == 0)
+        r = socket_options_capture(capture, &state.option_count);
+    if (r == 0)
+        r = note_facts(capture, &state);
+    if (r == 0 && !(state.flags & UNIX_LISTENING) && !capture->without_content)
+        r = capture_queue_unseen(capture, &state, ret_error);
+    if (r == 0)
+        memcpy(capture->state, &state, sizeof state);
+    return r;
+}
