@@ -3,8 +3,7 @@
  * which are objects of the snapshot like all others.
  *
  * The queue is looked at with MSG_PEEK. What lies behind the first message is reached through SO_PEEK_OFF
- * (Linux 3.4), which is the object's own and is put back. A stream glues a message with descriptors to plain
- * bytes before it; where the descriptors begin is found by peeking at less and less. */
+ * (Linux 3.4), which is the object's own and is put back. */
 #include "object/kinds.h"
 #include "object/kinds/socket_unix_durable.h"
 #include "object/unix_diag.h"
@@ -12,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -103,35 +103,42 @@ static int look(native_cap_t cap, int offset, size_t length, struct peek *peek)
     return 1;
 }
 
-/* The same with as much room as it takes. */
-static int look_whole(native_cap_t cap, int offset, struct peek *peek)
+/* The same with as much room as it takes: for a stream, more than is queued. */
+static int look_whole(native_cap_t cap, int offset, bool is_stream, struct peek *peek)
 {
-    int r = look(cap, offset, peek->room, peek);
-    if (r <= 0 || peek->whole_length <= peek->room)
-        return r;
-    uint8_t *larger = realloc(peek->bytes, peek->whole_length);
-    if (!larger)
-        return -ENOMEM;
-    peek->bytes = larger;
-    peek->room = peek->whole_length;
-    return look(cap, offset, peek->room, peek);
+    for (;;) {
+        int r = look(cap, offset, peek->room, peek);
+        if (r <= 0 || peek->whole_length < peek->room || (!is_stream && peek->whole_length == peek->room))
+            return r;
+        size_t room = is_stream ? 2 * peek->room : peek->whole_length;
+        uint8_t *larger = realloc(peek->bytes, room);
+        if (!larger)
+            return -ENOMEM;
+        peek->bytes = larger;
+        peek->room = room;
+    }
 }
 
-/* A stream: leaves in the peek what comes before the message with the descriptors, if something does. */
+/* A stream: leaves in the peek what comes before the message with the descriptors, if something does. Where
+ * that begins no call says, and a peek at less has the descriptors, too (seen on Linux 6.18: it walks on with
+ * nothing left to copy). But a message that cannot be copied whole ends a peek before it; so its last byte is
+ * to go where no memory is. */
 static int cut_before_fds(native_cap_t cap, int offset, struct peek *peek)
 {
-    size_t without = 0, with = peek->length; /* so many bytes have none, so many have some */
-    while (with - without > 1) {
-        size_t middle = without + (with - without) / 2;
-        int r = look(cap, offset, middle, peek);
-        if (r <= 0)
-            return r < 0 ? r : -EAGAIN;
-        if (peek->fd_count)
-            with = middle;
-        else
-            without = middle;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), room = (peek->length + page - 1) / page * page;
+    uint8_t *memory = mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || mprotect(memory + room, page, PROT_NONE) < 0)
+        return -errno;
+    ssize_t n = -1;
+    if (setsockopt(cap, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0)
+        n = recv(cap, memory + room - (peek->length - 1), peek->length, MSG_PEEK | MSG_DONTWAIT);
+    int r = n < 0 && errno != EFAULT ? -errno : 1; /* EFAULT: nothing comes before it */
+    munmap(memory, room + page);
+    if (r > 0 && n > 0) {
+        peek_drop(peek);
+        peek->length = (size_t)n;
     }
-    return look(cap, offset, without ? without : peek->room, peek);
+    return r;
 }
 
 static int add_objects(struct object_capture *capture, const struct peek *peek,
@@ -177,7 +184,7 @@ static int capture_queue(struct object_capture *capture, struct unix_state *stat
     size_t offset = 0;
     int r = peek.bytes ? 1 : -ENOMEM;
     while (r > 0) {
-        r = look_whole(capture->cap, (int)offset, &peek);
+        r = look_whole(capture->cap, (int)offset, is_stream, &peek);
         if (r > 0 && is_stream && peek.fd_count && peek.length > 1)
             r = cut_before_fds(capture->cap, (int)offset, &peek);
         /* An end of file looks like an empty packet; a real empty packet is shown once. */
