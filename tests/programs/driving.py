@@ -10,6 +10,8 @@ over the same connections, and must not notice.
     copy           checkpoint --leave-running, drive on, drop the twin, drive on
     copy-restored  checkpoint --leave-running, drive on, kill -9, restore: the program is as at the checkpoint, its
                    connections have gone on
+    cold           (programs that talk over pipes and terminals) checkpoint --image, which leaves no twin, restore --cold;
+                   twice. What the test holds the other end of is put at its selectors by --slot
 """
 
 import copy
@@ -23,6 +25,7 @@ import time
 from reseat_test import Skip
 
 WAYS = ["heir", "copy", "copy-restored"]
+COLD_WAYS = WAYS + ["cold"]
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sources")
 PATIENCE = 10  # seconds after which something that should happen has not
 
@@ -138,6 +141,28 @@ class Driver:
         self.twin = int(re.search(r"twin (\d+)", said)[1])
         return directory
 
+    def checkpoint_image(self):
+        """Returns the directory, and the slots for a cold restore: what has another end, opened anew."""
+        if self.settles:
+            self.context.until(self.is_settled, f"PID {self.pid} to have nothing to do")
+        self.before = portrait(self.pid, self.steady, self.settles)
+        slots = {}
+        for slot in os.listdir(f"/proc/{self.pid}/fd"):
+            place = f"/proc/{self.pid}/fd/{slot}"
+            if os.readlink(place).startswith(("pipe:", "/dev/pts/")):
+                flags = int(re.search(r"flags:\s*(\d+)", read_text(f"/proc/{self.pid}/fdinfo/{slot}"))[1], 8)
+                slots[slot] = os.open(place, flags & (os.O_ACCMODE | os.O_NONBLOCK | os.O_APPEND) | os.O_NOCTTY)
+                self.context.defer(os.close, slots[slot])
+        directory = self.context.new_name("checkpoint")
+        self.context.reseat("checkpoint", self.pid, "--image", "--allow=degraded", "-o", directory)
+        return directory, slots
+
+    def restore_cold(self, directory, slots):
+        wishes = [word for slot, fd in slots.items() for word in ("--slot", f"{slot}=fd:{fd}")]
+        pid = self.context.restore(directory, "--cold", *wishes, pass_fds=slots.values())
+        assert pid == self.pid, f"restore printed PID {pid}, not {self.pid}"
+        self.compare()
+
     def is_settled(self):
         """Its first thread sleeps, and nothing about it changes for a moment."""
         first = portrait(self.pid, self.steady)
@@ -212,7 +237,8 @@ def take(context, driver_class, way):
     driver.start()
     try:
         driver.drive()
-        {"heir": through_heir, "copy": through_copy, "copy-restored": through_copy_restored}[way](context, driver)
+        {"heir": through_heir, "copy": through_copy, "copy-restored": through_copy_restored,
+         "cold": through_cold}[way](context, driver)
     except AssertionError as failure:
         raise AssertionError(f"{failure}\n{evidence(driver)}") from failure
     return driver
@@ -244,6 +270,14 @@ def through_copy_restored(context, driver):
     driver.restore(directory)
     driver.expected = remembered
     driver.drive()
+
+
+def through_cold(context, driver):
+    for _ in range(2):
+        directory, slots = driver.checkpoint_image()
+        driver.await_end()
+        driver.restore_cold(directory, slots)
+        driver.drive()
 
 
 def status_at_end(context, program, seconds=20):

@@ -1,6 +1,6 @@
 """Interpreters that are talked to over pipes: what was defined before the checkpoint is there afterwards."""
 
-from programs.driving import WAYS, Driver, need, take
+from programs.driving import COLD_WAYS, Driver, need, take
 from reseat_test import each
 
 # name: command, a line that defines, a line that adds 1 to what was defined and prints the result
@@ -26,7 +26,7 @@ INTERPRETERS = {
 }
 
 
-@each(name=list(INTERPRETERS), way=WAYS)
+@each(name=list(INTERPRETERS), way=COLD_WAYS)
 def test_interpreter(context, name, way):
     words, define, count = INTERPRETERS[name]
 
