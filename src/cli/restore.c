@@ -115,6 +115,7 @@ static void print_json(const char *dir, const struct reseat_restore_result *resu
     struct json_object *document = json_object_new_object();
     json_object_object_add(document, "dir", json_text(dir));
     json_object_object_add(document, "pid", json_object_new_int(result->pid));
+    json_object_object_add(document, "source", json_text(result->from_image ? "image" : "twin"));
     json_object_object_add(document, "restore_ns", json_object_new_uint64(result->restore_ns));
     json_object_object_add(document, "slots", json_object_new_int64(result->slots));
     json_object_object_add(document, "same", json_object_new_int64(result->same));
@@ -124,6 +125,11 @@ static void print_json(const char *dir, const struct reseat_restore_result *resu
 static void print_text(const struct reseat_restore_result *result)
 {
     char duration[32];
+    if (result->from_image) {
+        printf("restored %d from its image in %s, %u slots\n", result->pid,
+               format_duration(result->restore_ns, duration, sizeof duration), result->slots);
+        return;
+    }
     printf("restored %d in %s, %u of %u slots hold the same object\n", result->pid,
            format_duration(result->restore_ns, duration, sizeof duration), result->same, result->slots);
 }

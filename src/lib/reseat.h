@@ -272,6 +272,7 @@ struct reseat_restore_result {
     uint64_t restore_ns;  /* from the PID being free to the process running */
     unsigned slots, same; /* of `slots` selectors `same` hold the same object as before */
     int pidfd;            /* of the restored process; the caller closes it */
+    int from_image;       /* not from a twin: the objects are new ones */
 };
 
 RESEAT_API int reseat_restore(const char *dir, const struct reseat_restore_options *options,

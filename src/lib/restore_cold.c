@@ -278,6 +278,7 @@ static int make_process(struct cold_restore *restore, struct reseat_restore_resu
     hand_over_terminal(options, &snapshot->process, process.pid);
     target_release(&process);
     result->restore_ns = now_ns() - free_ns;
+    result->from_image = 1;
     result->slots = (unsigned)snapshot->capabilities_count;
     return 0;
 }
