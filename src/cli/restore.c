@@ -139,6 +139,9 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
     if (arguments->word_count != 1)
         return usage_error(cli, "restore: give one checkpoint directory");
     const char *dir = arguments->words[0];
+    bool is_stream = strcmp(dir, "-") == 0;
+    if (is_stream && isatty(STDIN_FILENO))
+        return usage_error(cli, "restore: - reads an image from standard input, which is a terminal");
     _cleanup_(free_wishes) struct wishes wishes = {0};
     int status = read_wishes(cli, arguments, &wishes);
     if (status != CLI_DONE)
@@ -153,7 +156,13 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
 
     struct reseat_restore_result result = {.pidfd = -1};
     struct reseat_error *error = NULL;
-    int r = reseat_restore(dir, &wishes.library, &result, &error);
+    _cleanup_(progress_end) struct progress progress;
+    progress_begin(&progress, cli, "reading memory");
+    wishes.library.progress = progress_report;
+    wishes.library.progress_userdata = &progress;
+    int r = is_stream ? reseat_restore_stream(STDIN_FILENO, &wishes.library, &result, &error)
+                      : reseat_restore(dir, &wishes.library, &result, &error);
+    progress_end(&progress);
     if (r < 0) {
         attach_end(&attachment); /* the terminal is ours again before we write on it */
         return failure(r, &error);
@@ -172,20 +181,25 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
 
 const struct cli_verb verb_restore = {
     .name = "restore",
-    .usage = "DIR [--slot SEL=PATH|fd:N|keep|close|null|fail]… [--cold] [--keep] [--new-pid] [--attach] "
+    .usage = "DIR|- [--slot SEL=PATH|fd:N|keep|close|null|fail]… [--cold] [--keep] [--new-pid] [--attach] "
              "[--wait T] "
              "[--allow=degraded|lost]",
     .summary = "put a process back: same PID, same slots, same objects",
-    .about = "Makes the process again from the twin of DIR, compares slot by slot that every selector has "
-             "the object\n"
-             "that it had, lets it run, and prints its PID. That uses up the twin, and DIR with it, unless "
-             "--keep is\n"
-             "given. If it fails, the checkpoint is as good as before.\n"
-             "\n"
-             "Example: put a process back, its log now going elsewhere\n"
-             "  $ reseat restore /var/tmp/parked --slot 2=/var/log/other.log\n"
-             "Example: continue an editor, checkpointed from another terminal, on this one\n"
-             "  $ reseat restore --attach vim.ckpt --slot 0=fd:0 --slot 1=fd:1 --slot 2=fd:2\n",
+    .about =
+        "Makes the process again from the twin of DIR, compares slot by slot that every selector has "
+        "the object\n"
+        "that it had, lets it run, and prints its PID. That uses up the twin, and DIR with it, unless "
+        "--keep is\n"
+        "given. Where there is no twin any more, or with --cold, the process is made anew from the image "
+        "in DIR,\n"
+        "which stays; with - instead of DIR, from what `reseat checkpoint -o -` writes, read from "
+        "standard input.\n"
+        "If it fails, the checkpoint is as good as before.\n"
+        "\n"
+        "Example: put a process back, its log now going elsewhere\n"
+        "  $ reseat restore /var/tmp/parked --slot 2=/var/log/other.log\n"
+        "Example: continue an editor, checkpointed from another terminal, on this one\n"
+        "  $ reseat restore --attach vim.ckpt --slot 0=fd:0 --slot 1=fd:1 --slot 2=fd:2\n",
     .options = options,
     .run = run,
 };

@@ -81,9 +81,7 @@ static int read_exactly(int fd, void *buffer, size_t length, struct reseat_error
 {
     for (uint8_t *to = buffer; length > 0;) {
         ssize_t n = read(fd, to, length);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
+        if (n < 0) /* also EINTR: nobody knows how long the other side would let us wait */
             return error_errno(ret_error, -errno, "reading the stream");
         if (n == 0)
             return error_set(ret_error, -EBADMSG, "the stream ends before the image is complete");

@@ -41,8 +41,9 @@ int slots_apply(struct target *process, const struct reseat_slot *slots, size_t 
 /* restore.c: gives the terminal and its modes to the process that is back. */
 void hand_over_terminal(const struct reseat_restore_options *options, const struct snapshot_process *process,
                         pid_t pid);
-/* restore_cold.c: from the image alone. */
-int restore_cold(const char *dir, const struct reseat_restore_options *options,
+/* restore_cold.c: from the image alone, that of a directory or (stream_fd >= 0) one that comes in a stream.
+ */
+int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_options *options,
                  struct reseat_restore_result *result, struct reseat_error **ret_error);
 
 /* Reads a checkpoint whose twin is alive, and checks that whoever made the file may speak for the twin. */

@@ -265,6 +265,8 @@ struct reseat_restore_options {
                    */
     reseat_note_fn note;
     void *userdata;
+    reseat_progress_fn progress; /* while memory is read; NULL: nobody wants to know */
+    void *progress_userdata;
 };
 
 struct reseat_restore_result {
@@ -277,6 +279,11 @@ struct reseat_restore_result {
 
 RESEAT_API int reseat_restore(const char *dir, const struct reseat_restore_options *options,
                               struct reseat_restore_result *ret_result, struct reseat_error **ret_error);
+/* The same from what reseat_checkpoint_stream() has written, read from descriptor `fd` up to its end. It is
+ * kept in a file without a name in $TMPDIR (or /var/tmp) meanwhile. */
+RESEAT_API int reseat_restore_stream(int fd, const struct reseat_restore_options *options,
+                                     struct reseat_restore_result *ret_result,
+                                     struct reseat_error **ret_error);
 
 /* ---- plan ---- */
 

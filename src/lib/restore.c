@@ -301,17 +301,18 @@ static int choose_source(const char *dir, const struct reseat_restore_options *o
     return r;
 }
 
+static const struct reseat_restore_options usual_options = {.wait_ns = 5000000000U};
+
 int reseat_restore(const char *dir, const struct reseat_restore_options *options,
                    struct reseat_restore_result *ret_result, struct reseat_error **ret_error)
 {
-    static const struct reseat_restore_options usual = {.wait_ns = 5000000000U};
-    options = options ? options : &usual;
+    options = options ? options : &usual_options;
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
     struct reseat_restore_result result = {.pidfd = -1};
     bool is_cold;
     int r = choose_source(dir, options, &is_cold, ret_error);
     if (r == 0 && is_cold)
-        r = restore_cold(dir, options, &result, ret_error);
+        r = restore_cold(dir, -1, options, &result, ret_error);
     else if (r == 0)
         r = open_checkpoint(dir, &snapshot, ret_error);
     if (r == 0 && !is_cold)
@@ -320,4 +321,14 @@ int reseat_restore(const char *dir, const struct reseat_restore_options *options
         return r;
     *ret_result = result;
     return 0;
+}
+
+int reseat_restore_stream(int fd, const struct reseat_restore_options *options,
+                          struct reseat_restore_result *ret_result, struct reseat_error **ret_error)
+{
+    struct reseat_restore_result result = {.pidfd = -1};
+    int r = restore_cold("the stream", fd, options ? options : &usual_options, &result, ret_error);
+    if (r == 0)
+        *ret_result = result;
+    return r;
 }

@@ -208,12 +208,13 @@ static int install_late(struct cold_restore *restore, struct target *process, st
         native_cap_t cap = cap_of(restore, row->object);
         if (cap != NATIVE_CAP_INVALID && !was_there[row->object] && !is_reopened(snapshot, row->selector) &&
             !slot_is_replaced(wish_of(restore, row->selector)))
-            r = native_pd_install_stopped(
-                process,
-                &(struct native_slot){.selector = row->selector,
-                                      .cap = cap,
-                                      .flags = row->flags & FD_CLOEXEC ? NATIVE_CLOSE_ON_EXEC : 0},
-                1, ret_error);
+            r = native_pd_install_stopped(process,
+                                          &(struct native_slot){.selector = row->selector,
+                                                                .cap = cap,
+                                                                .flags = row->flags & FD_CLOEXEC
+                                                                             ? NATIVE_CLOSE_ON_EXEC
+                                                                             : 0},
+                                          1, ret_error);
     }
     return r;
 }
@@ -283,9 +284,11 @@ static int make_process(struct cold_restore *restore, struct reseat_restore_resu
     return 0;
 }
 
-static int open_image(struct cold_restore *restore, struct reseat_error **ret_error)
+static int open_image(struct cold_restore *restore, int stream_fd, struct reseat_error **ret_error)
 {
-    int r = image_open(restore->dir, &restore->image, ret_error);
+    struct image_progress progress = {restore->options->progress, restore->options->progress_userdata};
+    int r = stream_fd < 0 ? image_open(restore->dir, &restore->image, ret_error)
+                          : image_open_stream(stream_fd, &restore->image, ret_error);
     if (r == 0)
         r = check_owner(restore, ret_error);
     if (r == 0 && !image_has_memory(restore->image))
@@ -295,18 +298,18 @@ static int open_image(struct cold_restore *restore, struct reseat_error **ret_er
     if (r == 0)
         r = snapshot_copy(image_snapshot(restore->image), &restore->snapshot) < 0
                 ? error_errno(ret_error, -ENOMEM, "%s", restore->dir)
-                : image_verify_memory(restore->image, NULL, ret_error);
+                : image_verify_memory(restore->image, &progress, ret_error);
     return r;
 }
 
-int restore_cold(const char *dir, const struct reseat_restore_options *options,
+int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_options *options,
                  struct reseat_restore_result *result, struct reseat_error **ret_error)
 {
     _cleanup_(cold_restore_end) struct cold_restore restore = {.dir = dir,
                                                                .options = options,
                                                                .null_fd = -EBADF,
                                                                .plan = COLD_PLAN_NONE};
-    int r = open_image(&restore, ret_error);
+    int r = open_image(&restore, stream_fd, ret_error);
     if (r < 0)
         return r;
     cold_renumber(&restore.snapshot);
