@@ -24,8 +24,29 @@ int native_pd_error_permission(pid_t pid, struct reseat_error **ret_error);
 /* The rights that the status flags of an object mean (O_ACCMODE, O_PATH). */
 unsigned native_pd_rights_of(int status_flags);
 
+/* ---- into a stopped process ---- */
+
 struct program;
 struct target_thread;
+
+/* One capability on its way. */
+struct parcel {
+    const struct native_slot *slot;
+    bool is_occupied; /* and to be replaced */
+    bool had_close_on_exec;
+    bool is_put;
+    native_cap_t former;    /* what is replaced, to be put back if that must be */
+    uint64_t *reserved;     /* in the mirror: the number that the reservation got */
+    const uint64_t *result; /* in the mirror: what dup3 said */
+};
+
+/* Puts them where they are wanted, all or none; what is not occupied has been seen to be free. linux_helper.c
+ */
+int native_pd_deliver_by_helper(struct target *target, struct parcel *parcels, size_t count,
+                                struct reseat_error **ret_error);
+/* What stands at a selector that could not be had: -EEXIST or -EBUSY. */
+int native_pd_error_occupied(const struct target *target, selector_t selector,
+                             struct reseat_error **ret_error);
 /* Ends a program with the way back of a stopped thread. */
 int native_pd_add_way_back(struct program *program, struct target_thread *thread,
                            struct reseat_error **ret_error);

@@ -49,17 +49,6 @@ union control {
     struct cmsghdr header;
 };
 
-/* One capability on its way. */
-struct parcel {
-    const struct native_slot *slot;
-    bool is_occupied; /* and to be replaced */
-    bool had_close_on_exec;
-    bool is_put;
-    native_cap_t former;    /* what is replaced, to be put back if that must be */
-    uint64_t *reserved;     /* in the mirror: the number that the reservation got */
-    const uint64_t *result; /* in the mirror: what dup3 said */
-};
-
 struct delivery {
     struct target *target;
     struct parcel *parcels; /* those at free selectors first */
@@ -73,6 +62,7 @@ struct delivery {
     int ends[2];             /* as the target numbers them: it receives at the first, we send at the second */
     int socket;              /* where it receives in the end */
     int ours;                /* the second, as ours */
+    bool is_refused;         /* there is something that cannot be sent */
 };
 
 size_t native_pd_scratch_bytes(size_t count)
@@ -266,10 +256,9 @@ static int build_reserve(struct delivery *delivery, size_t *ret_socket_call, uin
 }
 
 /* What stands at a selector that could not be had. */
-static int error_occupied(const struct delivery *delivery, selector_t selector,
-                          struct reseat_error **ret_error)
+int native_pd_error_occupied(const struct target *target, selector_t selector,
+                             struct reseat_error **ret_error)
 {
-    struct target *target = delivery->target;
     char path[32];
     _cleanup_free_ char *link = NULL;
     snprintf(path, sizeof path, "fd/%u", selector);
@@ -291,13 +280,13 @@ static int error_reserving(const struct delivery *delivery, selector_t selector,
 {
     pid_t pid = delivery->target->pid;
     if (result >= 0)
-        return error_occupied(delivery, selector, ret_error);
+        return native_pd_error_occupied(delivery->target, selector, ret_error);
     if (result == -EINVAL)
         return error_set(ret_error, -EBADF,
                          "process %d may not have a selector %u: that is beyond its limit (RLIMIT_NOFILE)",
                          pid, selector);
     if (result == -EMFILE) /* everything from there up to the limit is taken, so that itself is, too */
-        return error_occupied(delivery, selector, ret_error);
+        return native_pd_error_occupied(delivery->target, selector, ret_error);
     return error_errno(ret_error, (int)result, "making room for selector %u in process %d", selector, pid);
 }
 
@@ -416,9 +405,10 @@ static size_t round_size(const struct delivery *delivery, size_t count)
     return count < most ? count : most;
 }
 
-static int error_sending(const struct delivery *delivery, const struct parcel *parcels, size_t count, int r,
+static int error_sending(struct delivery *delivery, const struct parcel *parcels, size_t count, int r,
                          struct reseat_error **ret_error)
 {
+    delivery->is_refused = r == -EINVAL || r == -ETOOMANYREFS;
     if (count > 1)
         return error_errno(ret_error, r, "sending %zu capabilities to process %d", count,
                            delivery->target->pid);
@@ -441,7 +431,7 @@ static int check_round(const struct delivery *delivery, struct parcel *parcels, 
                              "process %d has no free selector left to receive a capability at",
                              delivery->target->pid);
         if (result == -EBUSY)
-            return error_occupied(delivery, selector, ret_error);
+            return native_pd_error_occupied(delivery->target, selector, ret_error);
         return error_errno(ret_error, result < 0 ? (int)result : -EUCLEAN,
                            "putting a capability at selector %u of process %d", selector,
                            delivery->target->pid);
@@ -562,6 +552,22 @@ static int deliver(struct delivery *delivery, struct reseat_error **ret_error)
     return r;
 }
 
+/* What is not to be replaced must be unused: whoever fills a slot by a message finds out by reserving it, the
+ * helper would replace what is there. */
+static int check_unused(const struct delivery *delivery, struct reseat_error **ret_error)
+{
+    for (size_t i = 0; i < delivery->free_count; i++) {
+        selector_t selector = delivery->parcels[i].slot->selector;
+        _cleanup_close_ int there = sys_pidfd_getfd(delivery->target->pidfd, (int)selector);
+        if (there >= 0)
+            return native_pd_error_occupied(delivery->target, selector, ret_error);
+        if (there != -EBADF)
+            return error_errno(ret_error, there, "looking at selector %u of process %d", selector,
+                               delivery->target->pid);
+    }
+    return 0;
+}
+
 int native_pd_install_stopped(struct target *target, const struct native_slot *slots, size_t count,
                               struct reseat_error **ret_error)
 {
@@ -571,5 +577,13 @@ int native_pd_install_stopped(struct target *target, const struct native_slot *s
     if (r == 0)
         r = deliver(&delivery, ret_error);
     target->scratch.used = target->scratch.first = first;
+    if (r == -EMFILE || delivery.is_refused) {
+        r = check_unused(&delivery, ret_error);
+        if (r == 0)
+            r = native_pd_deliver_by_helper(target, delivery.parcels, count, ret_error);
+        if (r == 0 && ret_error)
+            base_error_free(ret_error);
+        target->scratch.used = target->scratch.first = first;
+    }
     return r;
 }

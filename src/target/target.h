@@ -61,7 +61,8 @@ struct target {
     pid_t pid;
     pid_t ns_pid;
     int pidfd, proc_fd, mem_fd;
-    unsigned trace_options;
+    unsigned trace_options; /* PTRACE_O_* of all threads */
+    unsigned more_options;  /* of the leader, as last set by target_set_options() */
     int report_signal;
     bool report_is_caught;         /* the program has a handler for it */
     struct target_thread *threads; /* the first is the leader */
@@ -128,6 +129,12 @@ int target_set_options(struct target *target, pid_t tid, unsigned options);
 int target_seize_thread(struct target *target, pid_t tid, struct reseat_error **ret_error);
 /* Stops a seized thread, without reading its registers. */
 int target_interrupt(struct target *target, struct target_thread *thread, struct reseat_error **ret_error);
+
+/* ---- birth.c ---- */
+
+/* The one process that a program of `parent` has just cloned: stopped before its first instruction, killed if
+ * we die. */
+int target_take_birth(struct target *parent, struct target *ret_child, struct reseat_error **ret_error);
 
 /* ---- scratch.c ---- */
 

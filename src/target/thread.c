@@ -77,7 +77,10 @@ int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_RE
 
 int target_set_options(struct target *target, pid_t tid, unsigned options)
 {
-    return (int)target_trace(PTRACE_SETOPTIONS, tid, 0, options | target->trace_options);
+    int r = (int)target_trace(PTRACE_SETOPTIONS, tid, 0, options | target->trace_options);
+    if (r == 0 && tid == target->pid)
+        target->more_options = options;
+    return r;
 }
 
 int target_set_xstate(pid_t tid, const void *xstate, size_t length)

@@ -219,7 +219,7 @@ static int64_t clone_seed(struct target *twin, const struct snapshot *snapshot, 
     int64_t result = clone_once(twin, arguments, &nothing_marked, ret_error);
     if (result < 0)
         return result;
-    r = twin_take_birth(twin, ret_process, ret_error);
+    r = target_take_birth(twin, ret_process, ret_error);
     if (r < 0)
         return r;
     ret_process->ns_pid = (pid_t)result;
@@ -349,7 +349,7 @@ int twin_copy(struct target *twin, struct snapshot *snapshot, struct target *ret
     int64_t result = clone_once(twin, arguments, snapshot, ret_error);
     if (result < 0)
         return error_errno(ret_error, (int)result, "copying the twin %d", twin->pid);
-    r = twin_take_birth(twin, &copy, ret_error);
+    r = target_take_birth(twin, &copy, ret_error);
     if (r == 0)
         r = twin_run_birth(&copy, &program, ret_error);
     if (r == 0)

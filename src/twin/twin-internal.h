@@ -22,9 +22,6 @@ int twin_build_program(struct program *program, struct scratch *scratch, const s
  */
 void twin_add_region_marks(struct program *program, const struct snapshot *snapshot, bool mark);
 size_t twin_region_marks(const struct snapshot *snapshot);
-/* The one process that a program of `parent` has just cloned: stopped before its first instruction, killed if
- * we die. */
-int twin_take_birth(struct target *parent, struct target *ret_child, struct reseat_error **ret_error);
 /* Lets it run the program that it was born with, up to the report. */
 int twin_run_birth(struct target *twin, const struct program *program, struct reseat_error **ret_error);
 /* Notes the numbers of a new twin in the snapshot and in its header. */

@@ -11,6 +11,7 @@ checkpointed and restored in one of these ways:
     twice    heir, two times in a row
     new-pid  checkpoint, restore --new-pid, go                                  (subjects that say they can)
     beside   checkpoint --leave-running, restore --new-pid beside it, go, both  (subjects that say they can)
+    install  capabilities are installed, replaced and closed in it, one and many, go
     cold     checkpoint --image (no twin is left), restore --cold, go
     cold-new-pid  the same with --new-pid                                       (subjects that say they can)
     cold-twice    cold, and again from the same image when the process has ended
@@ -26,10 +27,13 @@ import socket
 import subprocess
 from pathlib import Path
 
+from .native import CLOEXEC, REPLACE, Pd, PdError, table_of
 from .context import Failure, Skip, process_children, process_name, process_state
 
 COLD_MODES = ["cold", "cold-new-pid", "cold-twice"]
 MODES = ["heir", "copy", "run-on", "keep", "twice", "new-pid", "beside"] + COLD_MODES
+INSTALL = "install"  # what makes a checkpoint be refused is nothing to it: a row's "all" does not mean it
+INSTALLED = 300  # at once
 NEW_PID_MODES = ["new-pid", "beside", "cold-new-pid"]
 OUTPUT, GO, PEER = 1, 3, 4  # the selectors of subject.h
 FAILED, REFUSED = 1, 3
@@ -54,7 +58,7 @@ class Subject:
         return f"{os.path.basename(self.program)}/{self.name}"
 
     def modes(self):
-        return [mode for mode in MODES if mode not in NEW_PID_MODES or "new-pid" in self.flags]
+        return [mode for mode in MODES + [INSTALL] if mode not in NEW_PID_MODES or "new-pid" in self.flags]
 
 
 def by_mode(text):
@@ -64,7 +68,7 @@ def by_mode(text):
         modes, _, reason = part.partition(":")
         for mode in modes.split(","):
             for one in MODES if mode.strip() == "all" else [mode.strip()]:
-                if one not in MODES:
+                if one not in MODES + [INSTALL]:
                     raise ValueError(f"no mode {one!r} in {text!r}")
                 reasons[one] = reason.strip()
                 for cold in COLD_MODES if one == "cold" else []:
@@ -296,6 +300,51 @@ class Stage:
             self.restore(directory, "--new-pid")
         self.go(2 if directory else 1)
 
+    # ---- the native PD interface ----
+
+    def free_selectors(self, table, count):
+        limits = Path(f"/proc/{self.target.pid}/limits").read_text()
+        most = next(int(line.split()[3]) for line in limits.splitlines() if line.startswith("Max open files"))
+        free = [selector for selector in range(min(most, 5000) - 1, 0, -1) if selector not in table]
+        return sorted(free[:count])
+
+    def install_and_close(self, pd):
+        pid, cap = self.target.pid, os.eventfd(1)
+        other = os.open("/dev/null", os.O_RDWR)
+        table = table_of(pid)
+        free = self.free_selectors(table, INSTALLED)
+        for selector in free[-1:] + free[:1]:
+            pd.install(cap, selector, CLOEXEC)
+            pd.install(other, selector, REPLACE)
+            if table_of(pid) != {**table, selector: ("/dev/null", False)}:
+                raise Failure(f"selector {selector} was installed, but the table is {table_of(pid)} after {table}")
+            pd.close(selector)
+        pd.install_many([(selector, cap, 0) for selector in free])
+        pd.close(*free)
+        if table_of(pid) != table:
+            raise Failure(f"the table was {table}, and is now {table_of(pid)}")
+        os.close(cap)
+        os.close(other)
+
+    def install(self):
+        maps = Path(f"/proc/{self.target.pid}/maps")
+        try:
+            with Pd(self.context, self.target.pid) as pd:
+                before = maps.read_text()
+                for _ in range(3):
+                    self.install_and_close(pd)
+        except PdError as error:
+            if INSTALL not in self.subject.refused:
+                raise Failure(f"install: {error}") from None
+            if self.subject.refused[INSTALL][1] not in error.sentence:
+                raise Failure(f"expected {self.subject.refused[INSTALL][1]!r} in {error}") from None
+        else:
+            if INSTALL in self.subject.refused:
+                raise Failure(f"install was not refused: {self.subject.refused[INSTALL][1]!r}")
+            if "threads" not in self.subject.title and maps.read_text() != before:
+                raise Failure(f"the memory map was\n{before}and is now\n{maps.read_text()}")
+        self.go()
+
     def cold(self, *options):
         directory = self.checkpoint_image()
         if not directory or self.restore_cold(directory, *options):
@@ -322,7 +371,7 @@ def run_subject(context, subject, mode):
     """The test of one subject in one mode."""
     if "root" in subject.flags:
         context.need_root()
-    if os.geteuid() != 0 and mode not in ["plain", "run-on"] + NEW_PID_MODES:
+    if os.geteuid() != 0 and mode not in ["plain", "run-on", INSTALL] + NEW_PID_MODES:
         raise Skip("without CAP_CHECKPOINT_RESTORE nobody gets the old PID back")
     if mode in subject.skip:
         raise Skip(subject.skip[mode])

@@ -7,9 +7,15 @@
 #include "reseat.h"
 
 #include <fcntl.h>
+#include <grp.h>
+#include <linux/io_uring.h>
+#include <linux/userfaultfd.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 
 /* ---- pictures ---- */
 
@@ -261,6 +267,141 @@ static void installs_many_or_none(void **state)
     subject_stop(pid);
 }
 
+/* ---- what is special ---- */
+
+#define FULL_LIMIT 64
+
+/* Every selector is taken but one. */
+static void set_up_full(void *userdata)
+{
+    int *last_free = userdata;
+    struct rlimit limit = {FULL_LIMIT, FULL_LIMIT};
+    set_up_few(NULL);
+    for (int i = 0; i < FULL_LIMIT; i++)
+        if (i != *last_free)
+            SUBJECT_CHECK(dup2(0, i) == i);
+    SUBJECT_CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
+static void fills_the_last_free_selector(void **state)
+{
+    (void)state;
+    static const int last_ones[] = {3, 30, FULL_LIMIT - 1};
+    for (size_t i = 0; i < COUNT_OF(last_ones); i++) {
+        int last = last_ones[i];
+        pid_t pid = subject_start(set_up_full, &last);
+        struct reseat_pd *pd = open_pd(pid);
+        struct reseat_error *error = NULL;
+        int cap = eventfd(5, 0);
+        must(reseat_pd_install(pd, cap, (unsigned)last, RESEAT_CLOEXEC, &error), error, "the last one");
+        check_holds(pd, (unsigned)last, cap);
+        assert_true(has_close_on_exec(pid, (unsigned)last));
+        assert_int_equal(after.count, FULL_LIMIT);
+        /* Now there is none at all. */
+        take_picture(pid, &before);
+        assert_int_equal(reseat_pd_install(pd, cap, 7, 0, &error), -EEXIST);
+        assert_non_null(strstr(reseat_error_message(error), "eventfd"));
+        base_error_free(&error);
+        take_picture(pid, &after);
+        check_same_picture(&before, &after);
+        must(reseat_pd_install(pd, cap, 7, RESEAT_REPLACE, &error), error, "replacing in a full table");
+        check_holds(pd, 7, cap);
+        const struct reseat_pd_slot three[] = {{8, cap, RESEAT_REPLACE},
+                                               {9, cap, RESEAT_REPLACE | RESEAT_CLOEXEC},
+                                               {10, cap, 0}};
+        take_picture(pid, &before);
+        assert_int_equal(reseat_pd_install_many(pd, three, 3, NULL), -EEXIST);
+        take_picture(pid, &after);
+        check_same_picture(&before, &after);
+        must(reseat_pd_install_many(pd, three, 2, &error), error, "replacing two in a full table");
+        check_holds(pd, 9, cap);
+        close(cap);
+        reseat_pd_free(pd);
+        subject_stop(pid);
+    }
+}
+
+static int make_ring(void)
+{
+    struct io_uring_params parameters = {0};
+    return (int)syscall(SYS_io_uring_setup, 4, &parameters);
+}
+
+static void installs_what_cannot_be_sent(void **state)
+{
+    (void)state;
+    int ring = make_ring(), cap = eventfd(0, EFD_CLOEXEC);
+    if (ring < 0)
+        skip();
+    pid_t pid = subject_start(set_up_few, NULL);
+    struct reseat_pd *pd = open_pd(pid);
+    struct reseat_error *error = NULL;
+    take_picture(pid, &before);
+    must(reseat_pd_install(pd, ring, 20, RESEAT_CLOEXEC, &error), error, "installing a ring");
+    check_holds(pd, 20, ring);
+    const struct reseat_pd_slot mixed[] = {{30, cap, 0},
+                                           {3, ring, 0},
+                                           {11, ring, RESEAT_REPLACE},
+                                           {12, cap, 0}};
+    assert_int_equal(reseat_pd_install_many(pd, mixed, 4, NULL), -EEXIST);
+    must(reseat_pd_install_many(pd, mixed, 3, &error), error, "installing a ring among others");
+    check_holds(pd, 3, ring);
+    check_holds(pd, 11, ring);
+    check_holds(pd, 30, cap);
+    static const unsigned put[] = {3, 20, 30};
+    must(reseat_pd_close_many(pd, put, 3, &error), error, "closing a ring");
+    take_picture(pid, &after);
+    assert_int_equal(after.count, before.count);
+    close(ring);
+    close(cap);
+    reseat_pd_free(pd);
+    subject_stop(pid);
+}
+
+/* Those of whom it is not clear that they can be handed on: an epoll instance that watches itself being
+ * passed, a socket with a socket in flight, a pidfd, a userfaultfd, a memfd, a namespace. */
+static void installs_every_kind(void **state)
+{
+    (void)state;
+    pid_t pid = subject_start(set_up_few, NULL);
+    struct reseat_pd *pd = open_pd(pid);
+    int caps[12], count = 0, pair[2], nested[2];
+    int epoll = caps[count++] = epoll_create1(0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, nested), 0);
+    struct epoll_event event = {.events = EPOLLIN};
+    assert_int_equal(epoll_ctl(epoll, EPOLL_CTL_ADD, pair[0], &event), 0);
+    char control[CMSG_SPACE(2 * sizeof(int))] = {0};
+    struct iovec vector = {"x", 1};
+    struct msghdr message = {.msg_iov = &vector,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof control};
+    *CMSG_FIRSTHDR(&message) = (struct cmsghdr){CMSG_LEN(2 * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+    memcpy(CMSG_DATA(CMSG_FIRSTHDR(&message)), nested, sizeof nested);
+    assert_int_equal(sendmsg(pair[1], &message, 0), 1); /* sockets in flight in a socket that is sent */
+    caps[count++] = pair[0];
+    caps[count++] = sys_pidfd_open(pid);
+    caps[count++] = (int)syscall(SYS_memfd_create, "memory", 0);
+    caps[count++] = open("/proc/self/ns/mnt", O_RDONLY);
+    caps[count++] = open("/", O_PATH);
+    caps[count++] = open("/tmp", O_RDONLY | O_DIRECTORY);
+    caps[count++] = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+    for (int i = 0; i < count; i++) {
+        struct reseat_error *error = NULL;
+        if (caps[i] < 0)
+            continue;
+        must(reseat_pd_install(pd, caps[i], 40 + (unsigned)i, 0, &error), error, "installing");
+        check_holds(pd, 40 + (unsigned)i, caps[i]);
+        close(caps[i]);
+    }
+    close(pair[1]);
+    close(nested[0]);
+    close(nested[1]);
+    reseat_pd_free(pd);
+    subject_stop(pid);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -268,6 +409,17 @@ int main(void)
         cmocka_unit_test(refuses_an_occupied_selector_and_names_it),
         cmocka_unit_test(says_which_number_or_access_is_not_possible),
         cmocka_unit_test(installs_many_or_none),
+        cmocka_unit_test(fills_the_last_free_selector),
+        cmocka_unit_test(installs_what_cannot_be_sent),
+        cmocka_unit_test(installs_every_kind),
     };
-    return cmocka_run_group_tests_name("install and close", tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("install and close", tests, NULL, NULL);
+    if (failed || getuid() != 0)
+        return failed;
+    /* Once more as an ordinary user. */
+    fflush(NULL);
+    if (setgroups(0, NULL) < 0 || setgid(65534) < 0 || setuid(65534) < 0)
+        return 1;
+    prctl(PR_SET_DUMPABLE, 1); /* who has changed its user cannot be traced, nor can its children */
+    return cmocka_run_group_tests_name("install and close as an ordinary user", tests, NULL, NULL);
 }
