@@ -209,3 +209,57 @@ def test_live_only(context):
     context.restore(directory)
     program.send("x\n")
     program.expect("True x\n")
+
+
+# ---- a PID namespace of its own ----
+
+NUMBERS = """
+import os, sys, threading
+gate = threading.Event()
+threads = [threading.Thread(target=gate.wait) for _ in range(3)]
+for thread in threads:
+    thread.start()
+numbers = [os.getpid()] + [thread.native_id for thread in threads]
+print("ready", flush=True)
+for line in sys.stdin:
+    now = sorted(int(name) for name in os.listdir("/proc/self/task"))
+    inside = [int(open(f"/proc/self/task/{name}/status").read().split("NSpid:")[1].split("\\n")[0].split()[-1]) for name in now]
+    print(os.getpid() == numbers[0], sorted(inside) == sorted(numbers), line, end="", flush=True)
+    if line == "end\\n":
+        gate.set()
+        sys.exit(7)
+"""
+
+
+@each(user=["root", "nobody"])
+def test_new_namespace(context, user):
+    """Twice at the same time, each under the old numbers, which only an ordinary user's own namespace gives him."""
+    context.need_root()
+    os.chmod(context.directory, 0o755)
+    os.mkdir(context.path("place"))
+    shutil.chown(context.path("place"), user)
+    how = {"user": "nobody", "group": 65534, "extra_groups": []} if user == "nobody" else {}
+    program = start(context, NUMBERS, cwd=context.path("place"), **({"user": "nobody"} if how else {}))
+    for selector in (0, 1):
+        os.chown(f"/proc/{program.pid}/fd/{selector}", 65534, 65534)
+    directory = context.path("place/checkpoint")
+    context.reseat("checkpoint", program.pid, "--image", "--allow=degraded", "-o", directory, **how)
+    context.until(lambda: not os.path.exists(f"/proc/{program.pid}"), "the process to be gone")
+    context.take_status(program.pid)
+    all_ours, pids = [], []
+    for _ in range(2):
+        ours, theirs, slots = pipes(context)
+        result = context.reseat("restore", "--new-namespace", directory, *slots, pass_fds=theirs, **how)
+        pids.append(int(result.stdout.split()[1]))
+        all_ours.append(ours)
+    for ours in all_ours:
+        answer = ask(ours, "x")
+        assert answer == ["True", "True", "x"], answer
+    for pid, ours in zip(pids, all_ours):
+        status = open(f"/proc/{pid}/status").read()
+        assert status.split("NSpid:")[1].split("\n")[0].split() == [str(pid), str(program.pid)], status
+        assert user == "root" or "CapEff:\t0000000000000000" in status, status
+        init = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+        assert ask(ours, "end") == ["True", "True", "end"]
+        context.until(lambda: not os.path.exists(f"/proc/{init}"), "the init to end with its process")
+        assert context.take_status(init) == 7

@@ -9,7 +9,16 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPTION_SLOT = 1, OPTION_KEEP, OPTION_NEW_PID, OPTION_ATTACH, OPTION_WAIT, OPTION_ALLOW, OPTION_COLD };
+enum {
+    OPTION_SLOT = 1,
+    OPTION_KEEP,
+    OPTION_NEW_PID,
+    OPTION_ATTACH,
+    OPTION_WAIT,
+    OPTION_ALLOW,
+    OPTION_COLD,
+    OPTION_NEW_NAMESPACE
+};
 
 static const struct cli_option options[] = {
     {OPTION_SLOT, "slot", "SEL=WHAT",
@@ -18,6 +27,8 @@ static const struct cli_option options[] = {
      "come back degraded or lost"},
     {OPTION_KEEP, "keep", NULL, "keep a twin, for another restore"},
     {OPTION_COLD, "cold", NULL, "from the image alone, even if the twin lives"},
+    {OPTION_NEW_NAMESPACE, "new-namespace", NULL,
+     "from the image, in a new PID namespace, where the old PID is\nfree; needs no privilege"},
     {OPTION_NEW_PID, "new-pid", NULL, "restore under a fresh PID"},
     {OPTION_ATTACH, "attach", NULL,
      "give the process our terminal, wait for it as a shell's fg\ndoes, and end with its exit status"},
@@ -84,6 +95,9 @@ static int read_wishes(const struct cli *cli, const struct cli_arguments *argume
             break;
         case OPTION_COLD:
             library->flags |= RESEAT_COLD;
+            break;
+        case OPTION_NEW_NAMESPACE:
+            library->flags |= RESEAT_NEW_NAMESPACE;
             break;
         case OPTION_NEW_PID:
             library->flags |= RESEAT_NEW_PID;
@@ -181,9 +195,11 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
 
 const struct cli_verb verb_restore = {
     .name = "restore",
-    .usage = "DIR|- [--slot SEL=PATH|fd:N|keep|close|null|fail]… [--cold] [--keep] [--new-pid] [--attach] "
-             "[--wait T] "
-             "[--allow=degraded|lost]",
+    .usage =
+        "DIR|- [--slot SEL=PATH|fd:N|keep|close|null|fail]… [--cold] [--new-namespace] [--keep] [--new-pid] "
+        "[--attach] "
+        "[--wait T] "
+        "[--allow=degraded|lost]",
     .summary = "put a process back: same PID, same slots, same objects",
     .about =
         "Makes the process again from the twin of DIR, compares slot by slot that every selector has "

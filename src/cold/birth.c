@@ -1,9 +1,6 @@
-/* The birth of a cold seed: a child of ours (or of a helper that goes, so that the process is handed to init
- * or a subreaper like any daemon) is cloned under the wanted number, maps the scratch pages, and waits to be
- * taken in hand. Until it is, the death of its parent is its death; then PTRACE_O_EXITKILL is.
- *
- * Rests on clone3(2) with set_tid, PR_SET_PDEATHSIG and PR_SET_PTRACER (prctl(2)). The child runs our code,
- * but nothing of the C library that has state: it is a fork of a process that may have threads. */
+/* The birth of a cold seed, from our side: a helper (helper.c) clones it under the wanted number, where it is
+ * to live; we take it in hand, and take from it what it has of ours and the kernel would write to. See
+ * ptrace(2). */
 #include "cold/cold-internal.h"
 
 #include <errno.h>
@@ -23,64 +20,6 @@
 #define BIRTH_TIMEOUT_NS 10000000000U
 #define RETRY_NS         500000
 
-/* What we, the helper and the child have in common. */
-struct cradle {
-    _Atomic int result;  /* the PID, or a negative errno; 0: not yet */
-    _Atomic int is_born; /* 1, or a negative errno: the child has its scratch pages */
-    _Atomic int may_go;  /* the helper */
-};
-
-static pid_t clone_raw(pid_t number)
-{
-    struct clone_args arguments = {.exit_signal = SIGCHLD};
-    if (number) {
-        arguments.set_tid = (uint64_t)&number;
-        arguments.set_tid_size = 1;
-    }
-    return (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
-}
-
-static _Noreturn void wait_forever(void)
-{
-    for (;;)
-        syscall(SYS_ppoll, NULL, 0, NULL, NULL, 0);
-}
-
-/* The scratch pages as target_map_scratch() makes them; the interpreter is written from outside. */
-static int map_scratch(const struct cold_place *place)
-{
-    if (mmap((void *)place->scratch, place->scratch_length, PROT_READ | PROT_EXEC,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK | MAP_FIXED_NOREPLACE, -1,
-             0) != (void *)place->scratch)
-        return -errno;
-    if (mprotect((void *)(place->scratch + COLD_PAGE_BYTES), place->scratch_length - COLD_PAGE_BYTES,
-                 PROT_READ | PROT_WRITE) < 0)
-        return -errno;
-    return 0;
-}
-
-static _Noreturn void be_born(struct cradle *cradle, const struct cold_place *place, pid_t parent,
-                              pid_t tracer)
-{
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (syscall(SYS_getppid) != parent)
-        _exit(1);
-    prctl(PR_SET_DUMPABLE, 1); /* or an ordinary user could not trace it */
-    prctl(PR_SET_PTRACER, tracer);
-    int r = map_scratch(place);
-    cradle->is_born = r < 0 ? r : 1;
-    wait_forever();
-}
-
-static void clone_child(struct cradle *cradle, const struct cold_place *place, pid_t number, pid_t tracer)
-{
-    pid_t self = (pid_t)syscall(SYS_getpid);
-    pid_t pid = clone_raw(number);
-    if (pid == 0)
-        be_born(cradle, place, self, tracer);
-    cradle->result = pid < 0 ? -errno : pid;
-}
-
 /* Waits for a word of the cradle to be set. */
 static int wait_for(_Atomic int *word, pid_t helper)
 {
@@ -96,43 +35,119 @@ static int wait_for(_Atomic int *word, pid_t helper)
     return *word;
 }
 
-static int end_helper(struct cradle *cradle, pid_t helper)
+/* ---- session and group ---- */
+
+/* Somebody of this group is in our session, so that it can be joined. */
+static bool can_join(uint32_t group)
+{
+    return group && getsid((pid_t)group) == getsid(0) && getpgid((pid_t)group) == (pid_t)group;
+}
+
+/* If we are in its old session, it stays there, as a job of ours does. Otherwise it must not depend on our
+ * terminal: if the number of its old session is free it gets that again, or one of its own. */
+static void choose_family(const struct cold_plan *plan, struct cold_family *family, bool *ret_stays)
+{
+    const struct snapshot_process *process = &plan->snapshot->process;
+    bool leads_session = process->flags & SNAPSHOT_LEADS_SESSION,
+         leads_group = process->flags & SNAPSHOT_LEADS_GROUP;
+    bool is_ours = (uint32_t)getsid(0) == process->session && !plan->new_namespace;
+    *ret_stays = leads_session || is_ours || plan->is_child;
+    if (leads_session || plan->is_child)
+        return;
+    if (!is_ours && !plan->new_pid)
+        family->session = (pid_t)process->session;
+    if (leads_group || process->group == process->session ||
+        (is_ours && (uint32_t)getpgrp() == process->group))
+        return;
+    if (is_ours ? can_join(process->group) || !plan->new_pid : family->session != 0)
+        family->group = (pid_t)process->group;
+    family->makes_group = family->group && !plan->new_pid && !(is_ours && can_join(process->group));
+}
+
+/* ---- users of a new namespace ---- */
+
+static int write_map(pid_t pid, const char *name, const char *text)
+{
+    char path[48];
+    snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
+    _cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd_write_all(fd, text, strlen(text));
+}
+
+/* Only ourselves, under the same number. */
+static int map_users(pid_t helper)
+{
+    char text[64];
+    snprintf(text, sizeof text, "%u %u 1\n", geteuid(), geteuid());
+    int r = write_map(helper, "uid_map", text);
+    if (r == 0)
+        r = write_map(helper, "setgroups", "deny");
+    snprintf(text, sizeof text, "%u %u 1\n", getegid(), getegid());
+    return r == 0 ? write_map(helper, "gid_map", text) : r;
+}
+
+/* The number by which we know the child that a helper has cloned in another PID namespace. */
+static int find_outside(pid_t helper, pid_t inside, pid_t *ret_pid)
+{
+    _cleanup_free_ int *pids = NULL;
+    size_t count;
+    uint64_t ours[SNAPSHOT_NAMESPACES], theirs[SNAPSHOT_NAMESPACES];
+    _cleanup_close_ int proc_fd = open("/proc", O_DIRECTORY | O_RDONLY | O_CLOEXEC),
+                        helper_fd = proc_open(helper);
+    if (proc_fd < 0 || helper_fd < 0 || proc_list_numbers(proc_fd, "", &pids, &count) < 0)
+        return -ESRCH;
+    process_read_namespaces(helper_fd, ours);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t levels[32];
+        _cleanup_close_ int fd = proc_open(pids[i]);
+        _cleanup_free_ char *status = NULL;
+        size_t depth = fd < 0 || file_read(fd, "status", &status, NULL) < 0
+                           ? 0
+                           : status_ns_pids(status, levels, COUNT_OF(levels));
+        if (!depth || levels[depth - 1] != (uint32_t)inside)
+            continue;
+        process_read_namespaces(fd, theirs);
+        if (memcmp(ours, theirs, sizeof ours) == 0) {
+            *ret_pid = pids[i];
+            return 0;
+        }
+    }
+    return -ESRCH;
+}
+
+/* ---- the birth ---- */
+
+static int end_helper(struct cold_cradle *cradle, pid_t helper, bool stays)
 {
     cradle->may_go = 1;
-    while (helper > 0 && waitpid(helper, NULL, __WALL) < 0)
+    while (helper > 0 && !stays && waitpid(helper, NULL, __WALL) < 0)
         if (errno != EINTR)
             return -errno;
     return 0;
 }
 
-/* Returns the PID of the child, which may still be on its way to its scratch pages. */
-static int clone_with_helper(struct cradle *cradle, const struct cold_place *place, pid_t number,
-                             bool is_child, pid_t *ret_helper)
+/* One attempt: the PID of the child as we see it, or a negative errno. */
+static int clone_once(struct cold_cradle *cradle, const struct cold_family *family, pid_t *ret_helper)
 {
-    pid_t self = getpid();
+    pid_t helper = cold_clone_helper(cradle, family), pid = 0;
     *ret_helper = 0;
-    *cradle = (struct cradle){0};
-    if (is_child) {
-        clone_child(cradle, place, number, self);
-        return cradle->result;
-    }
-    pid_t helper = clone_raw(0);
     if (helper < 0)
-        return -errno;
-    if (helper == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (syscall(SYS_getppid) != self || syscall(SYS_getpid) == number)
-            _exit(1); /* by chance it has the very number: it must go first */
-        clone_child(cradle, place, number, self);
-        while (cradle->result > 0 && !cradle->may_go)
-            nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
-        _exit(0);
+        return helper;
+    int r = helper && family->new_users ? map_users(helper) : 0;
+    cradle->may_begin = 1;
+    if (r == 0)
+        r = wait_for(&cradle->result, helper);
+    if (r > 0 && family->new_namespace) {
+        pid = r;
+        r = find_outside(helper, pid, &pid);
+        r = r < 0 ? r : pid;
     }
-    int r = wait_for(&cradle->result, helper);
-    if (r < 0)
-        end_helper(cradle, helper);
-    else
+    if (r < 0 && helper) {
+        kill(helper, SIGKILL);
+        end_helper(cradle, helper, false);
+    } else {
         *ret_helper = helper;
+    }
     return r;
 }
 
@@ -153,21 +168,19 @@ static int report_clone(int r, const struct snapshot_process *process, struct re
     return error_errno(ret_error, r, "cloning process %u", process->pid);
 }
 
-static int clone_under_number(struct cradle *cradle, const struct cold_plan *plan,
-                              const struct cold_place *place, uint64_t deadline_ns, pid_t *ret_helper,
+static int clone_under_number(struct cold_cradle *cradle, const struct cold_family *family,
+                              const struct cold_plan *plan, uint64_t deadline_ns, pid_t *ret_helper,
                               uint64_t *ret_free_ns, struct reseat_error **ret_error)
 {
-    const struct snapshot_process *process = &plan->snapshot->process;
-    pid_t number = plan->new_pid ? 0 : (pid_t)process->pid;
     for (;;) {
         *ret_free_ns = now_ns();
-        int r = clone_with_helper(cradle, place, number, plan->is_child, ret_helper);
+        int r = clone_once(cradle, family, ret_helper);
         if (r > 0)
             return r;
         if (r != -EEXIST && r != -ECHILD)
-            return report_clone(r, process, ret_error);
+            return report_clone(r, &plan->snapshot->process, ret_error);
         if (now_ns() >= deadline_ns)
-            return process_report_taken(number, ret_error);
+            return process_report_taken(family->number, ret_error);
         if (nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL) < 0)
             return error_set(ret_error, -EINTR, "interrupted while waiting; nothing has been lost");
     }
@@ -260,36 +273,49 @@ static int choose_report_signal(const struct snapshot *snapshot)
     return SIGURG;
 }
 
-static int birth(struct cradle *cradle, const struct cold_plan *plan, const struct cold_place *place,
+static int birth(struct cold_cradle *cradle, const struct cold_plan *plan, const struct cold_family *family,
                  uint64_t deadline_ns, struct target *process, uint64_t *ret_free_ns,
                  struct reseat_error **ret_error)
 {
     pid_t helper;
-    int pid = clone_under_number(cradle, plan, place, deadline_ns, &helper, ret_free_ns, ret_error);
+    int pid = clone_under_number(cradle, family, plan, deadline_ns, &helper, ret_free_ns, ret_error);
     if (pid < 0)
         return pid;
-    process->report_signal = choose_report_signal(plan->snapshot);
-    int report_signal = process->report_signal;
+    int report_signal = choose_report_signal(plan->snapshot);
     int r = wait_for(&cradle->is_born, 0);
     if (r < 0)
         r = error_errno(ret_error, r, "waiting for the new process %d", pid);
     else
-        r = take_in_hand(pid, plan, place, process, ret_error);
+        r = take_in_hand(pid, plan, family->place, process, ret_error);
     process->report_signal = report_signal;
+    process->ns_pid = cradle->result;
+    if (process->thread_count)
+        process->threads[0].ns_tid = cradle->result;
     if (r == 0)
         r = leave_registrations(process, ret_error);
     if (r < 0)
         kill(pid, SIGKILL);
     if (r < 0 && !helper)
         waitpid(pid, NULL, __WALL);
-    int ended = end_helper(cradle, helper);
+    int ended = end_helper(cradle, helper, family->new_namespace);
     return r == 0 && ended < 0 ? error_errno(ret_error, ended, "waiting for a helper") : r;
 }
 
 int cold_birth(const struct cold_plan *plan, const struct cold_place *place, uint64_t deadline_ns,
-               struct target *ret_process, uint64_t *ret_free_ns, struct reseat_error **ret_error)
+               struct target *ret_process, bool *ret_has_session, uint64_t *ret_free_ns,
+               struct reseat_error **ret_error)
 {
-    struct cradle *cradle =
+    struct cold_family family = {
+        .place = place,
+        .tracer = getpid(),
+        .number = plan->new_pid ? 0 : (pid_t)plan->snapshot->process.pid,
+        .is_child = plan->is_child && !plan->new_namespace,
+        .new_namespace = plan->new_namespace,
+        .new_users = plan->new_namespace && geteuid() != 0,
+    };
+    bool stays;
+    choose_family(plan, &family, &stays);
+    struct cold_cradle *cradle =
         mmap(NULL, sizeof *cradle, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (cradle == MAP_FAILED)
         return error_errno(ret_error, -errno, "making room for the birth of a process");
@@ -297,8 +323,9 @@ int cold_birth(const struct cold_plan *plan, const struct cold_place *place, uin
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int r = birth(cradle, plan, place, deadline_ns, ret_process, ret_free_ns, ret_error);
+    int r = birth(cradle, plan, &family, deadline_ns, ret_process, ret_free_ns, ret_error);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    *ret_has_session = stays || cradle->has_session;
     munmap(cradle, sizeof *cradle);
     return r;
 }

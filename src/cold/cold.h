@@ -43,8 +43,9 @@ struct cold_plan {
     const struct cold_object *objects;
     size_t object_count;
     bool new_pid;
-    bool is_child;    /* it stays our child, in our session */
-    uint64_t wait_ns; /* how long to wait for the number to become free */
+    bool is_child;      /* it stays our child, in our session */
+    bool new_namespace; /* in a new PID namespace with an init of its own, where every number is free */
+    uint64_t wait_ns;   /* how long to wait for the number to become free */
 
     /* Filled by cold_open(). */
     int *vma_fds; /* of each mapping: the file that it is of, or -1 */

@@ -55,7 +55,12 @@ static int change_directories(const struct cold_plan *plan, struct target *proce
         program_call(&program, "going to the root directory", SYS_fchdir, (uint64_t)plan->root_fd);
         program_call(&program, "changing the root directory", SYS_chroot, scratch_copy(scratch, ".", 2));
     }
-    program_call(&program, "going to the working directory", SYS_fchdir, (uint64_t)plan->directory_fd);
+    const char *path = (const char *)plan->snapshot->blobs + plan->snapshot->states[0].directory_offset;
+    if (plan->new_namespace) /* by its path: what we have opened belongs to another mount namespace */
+        program_call(&program, "going to the working directory", SYS_chdir,
+                     scratch_copy(scratch, path, strlen(path) + 1));
+    else
+        program_call(&program, "going to the working directory", SYS_fchdir, (uint64_t)plan->directory_fd);
     program_call(&program, NULL, SYS_umask, plan->snapshot->states[0].umask);
     return program_run_batch(process, &program, ret_error);
 }
@@ -133,6 +138,7 @@ int cold_seed(struct cold_plan *plan, struct seed *seed, struct target *ret_proc
 {
     const struct snapshot *snapshot = plan->snapshot;
     struct cold_place place;
+    bool has_session = false;
     *seed = (struct seed){
         .is_bare = true,
         .has_new_numbers = plan->new_pid,
@@ -141,10 +147,11 @@ int cold_seed(struct cold_plan *plan, struct seed *seed, struct target *ret_proc
     };
     int r = cold_find_place(snapshot, scratch_bytes(snapshot), &place, ret_error);
     if (r == 0)
-        r = cold_birth(plan, &place, seed->deadline_ns, ret_process, ret_free_ns, ret_error);
+        r = cold_birth(plan, &place, seed->deadline_ns, ret_process, &has_session, ret_free_ns, ret_error);
     if (r < 0)
         return r;
     seed->process = ret_process;
+    seed->new_session = !has_session;
     r = reserve(seed, ret_error);
     if (r == 0)
         r = cold_build_memory(plan, &place, ret_process, ret_error);
@@ -155,5 +162,5 @@ int cold_seed(struct cold_plan *plan, struct seed *seed, struct target *ret_proc
     target_find_stub_place(ret_process);
     if (r == 0 && seed->is_filtered)
         r = target_set_options(ret_process, ret_process->pid, PTRACE_O_EXITKILL | PTRACE_O_TRACECLONE);
-    return r < 0 ? r : process_choose_family(seed, snapshot, plan->is_child, ret_error);
+    return r;
 }

@@ -73,8 +73,8 @@ int durable_capture_objects(pid_t pid, struct snapshot *snapshot, struct reseat_
     return r < 0 ? error_prefix(ret_error, r, "describing the capabilities") : 0;
 }
 
-/* The objects behind mappings of files without a name, which may have no selector any more. Without the right to open what is
- * mapped (CAP_CHECKPOINT_RESTORE) their content is stored as memory. */
+/* The objects behind mappings of files without a name, which may have no selector any more. Without the right
+ * to open what is mapped (CAP_CHECKPOINT_RESTORE) their content is stored as memory. */
 static int capture_mapped(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     _cleanup_(native_pd_free) struct native_pd *pd = NULL;

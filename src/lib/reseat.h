@@ -232,9 +232,11 @@ RESEAT_API int reseat_checkpoint_stream(pid_t pid, int fd, const struct reseat_c
 /* ---- restore ---- */
 
 enum reseat_restore_flags {
-    RESEAT_KEEP = 1 << 0,    /* keep a copy twin for another restore */
-    RESEAT_NEW_PID = 1 << 1, /* under a fresh PID */
-    RESEAT_COLD = 1 << 2,    /* from the image, even if there is a twin */
+    RESEAT_KEEP = 1 << 0,          /* keep a copy twin for another restore */
+    RESEAT_NEW_PID = 1 << 1,       /* under a fresh PID */
+    RESEAT_COLD = 1 << 2,          /* from the image, even if there is a twin */
+    RESEAT_NEW_NAMESPACE = 1 << 4, /* from the image: in a new PID namespace (and user namespace, for an
+                                      ordinary user), where the old numbers are free; implies RESEAT_COLD */
     RESEAT_CHILD =
         1 << 3, /* from the image: it stays the caller's child, and in its session; else it is handed to
                    init or a subreaper. (From a twin it is always the child of its old parent.) */

@@ -290,7 +290,7 @@ static int choose_source(const char *dir, const struct reseat_restore_options *o
                          struct reseat_error **ret_error)
 {
     _cleanup_(image_close) struct image *image = NULL;
-    *ret_cold = options->flags & RESEAT_COLD;
+    *ret_cold = options->flags & (RESEAT_COLD | RESEAT_NEW_NAMESPACE);
     if (*ret_cold && (options->flags & RESEAT_KEEP))
         return error_set(ret_error, -EINVAL, "an image is kept anyway: a cold restore has no twin to keep");
     if (*ret_cold)

@@ -316,6 +316,7 @@ int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_opt
     restore.plan.snapshot = &restore.snapshot;
     restore.plan.memory = (struct cold_memory){image_file(restore.image), read_extent, restore.image};
     restore.plan.new_pid = options->flags & RESEAT_NEW_PID;
+    restore.plan.new_namespace = options->flags & RESEAT_NEW_NAMESPACE;
     restore.plan.is_child = options->flags & RESEAT_CHILD;
     restore.plan.wait_ns = options->wait_ns;
     r = judge(&restore, ret_error);

@@ -122,8 +122,7 @@ struct seed {
     bool own_table;       /* its table is not to stay its maker's: something else will be put at some slots */
     bool must_race;       /* it may not choose numbers itself: process_choose_next() does */
     bool is_bare; /* made from an image: it has memory and capabilities of the snapshot, and nothing else */
-    bool new_session;      /* is_bare: it is to lead a session, whatever it did before */
-    uint32_t joined_group; /* is_bare: the process group to join, if it can; 0: none */
+    bool new_session; /* is_bare: it is to lead a session, whatever it did before */
     bool is_filtered; /* threads must be traced from birth, or their seccomp filter could not be suspended */
 
     uint64_t deadline_ns; /* until when a number that is taken is waited for */
@@ -142,9 +141,6 @@ struct seed {
 size_t process_scratch_bytes(const struct snapshot *snapshot);
 /* What the process of an image would have that we may not give it: -EPERM. */
 int process_check_privileges(const struct snapshot *snapshot, struct reseat_error **ret_error);
-/* Chooses session and group of a bare seed, which is in ours as yet. `is_child`: it stays a job of ours. */
-int process_choose_family(struct seed *seed, const struct snapshot *snapshot, bool is_child,
-                          struct reseat_error **ret_error);
 void seed_end(struct seed *seed); /* cleanup function; frees only its own memory */
 
 /* Everything but letting it run: family, names, capabilities' owners, threads. Afterwards all threads but the

@@ -26,7 +26,7 @@ void rebuild_add_return(struct program *program, const struct seed *seed, const 
 int rebuild_state(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
 /* Adds the calls by which a thread takes the credentials of the process. */
 #define REBUILD_CREDENTIAL_CALLS 160
-int rebuild_add_credentials(struct program *program, const struct snapshot *snapshot,
+int rebuild_add_credentials(struct program *program, const struct seed *seed, const struct snapshot *snapshot,
                             struct reseat_error **ret_error);
 int rebuild_leader_credentials(struct seed *seed, const struct snapshot *snapshot,
                                struct reseat_error **ret_error);

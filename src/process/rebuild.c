@@ -166,8 +166,6 @@ static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, st
         program_call(&program, "leading a session again", SYS_setsid, 0);
     else if (process->flags & SNAPSHOT_LEADS_GROUP)
         program_call(&program, "leading a process group again", SYS_setpgid, 0, 0);
-    else if (seed->joined_group)
-        program_call(&program, NULL, SYS_setpgid, 0, seed->joined_group);
     if (process->flags & SNAPSHOT_SUBREAPER)
         program_call(&program, "being a child subreaper again", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
     rebuild_add_thread_setup(&program, &snapshot->threads[0], &snapshot->threads[0]);

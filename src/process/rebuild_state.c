@@ -41,10 +41,9 @@ static void credentials_free(struct credentials *credentials)
     free(credentials->groups);
 }
 
-static int read_own(struct credentials *own, struct reseat_error **ret_error)
+static int read_own(int proc_fd, struct credentials *own, struct reseat_error **ret_error)
 {
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
-    _cleanup_close_ int proc_fd = open("/proc/thread-self", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     int r = proc_fd < 0 ? -errno : process_read_credentials(proc_fd, &snapshot, &own->ids);
     if (r < 0)
         return error_errno(ret_error, r, "reading our own credentials");
@@ -101,7 +100,8 @@ int process_check_privileges(const struct snapshot *snapshot, struct reseat_erro
     const struct snapshot_state *state = &snapshot->states[0];
     uint32_t pid = snapshot->process.pid;
     _cleanup_(credentials_free) struct credentials own = {0};
-    int r = read_own(&own, ret_error);
+    _cleanup_close_ int proc_fd = open("/proc/thread-self", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    int r = read_own(proc_fd, &own, ret_error);
     if (r < 0)
         return r;
     if (!have(&own, CAP_SETUID) && !are_ours(state->uids, own.ids.uids))
@@ -191,12 +191,13 @@ static void add_privileges(struct program *program, const struct snapshot_state 
                wanted[SNAPSHOT_PRIVILEGES_INHERITABLE]);
 }
 
-int rebuild_add_credentials(struct program *program, const struct snapshot *snapshot,
+int rebuild_add_credentials(struct program *program, const struct seed *seed, const struct snapshot *snapshot,
                             struct reseat_error **ret_error)
 {
-    _cleanup_(credentials_free) struct credentials own = {0};
+    _cleanup_(credentials_free) struct credentials own = {
+        0}; /* in a user namespace it has more than we have */
     const struct snapshot_state *state = &snapshot->states[0];
-    int r = read_own(&own, ret_error);
+    int r = read_own(seed->process->proc_fd, &own, ret_error);
     if (r < 0)
         return r;
     bool same_ids = memcmp(state->uids, own.ids.uids, sizeof state->uids) == 0 &&
@@ -315,7 +316,7 @@ int rebuild_leader_credentials(struct seed *seed, const struct snapshot *snapsho
     _cleanup_(program_end) struct program program = {0};
     int r = program_begin(&program, &seed->process->scratch, REBUILD_CREDENTIAL_CALLS + 8, 0, ret_error);
     if (r == 0)
-        r = rebuild_add_credentials(&program, snapshot, ret_error);
+        r = rebuild_add_credentials(&program, seed, snapshot, ret_error);
     /* A change of credentials has made it what the system makes of such processes. */
     program_call(&program, NULL, SYS_prctl, PR_SET_DUMPABLE, snapshot->states[0].dumpable == 1);
     return r == 0 ? program_run_batch(seed->process, &program, ret_error) : r;
@@ -361,20 +362,4 @@ int rebuild_limits(struct seed *seed, const struct snapshot *snapshot, struct re
         program_call(&program, "setting a resource limit", SYS_prlimit64, 0, (uint64_t)resource,
                      scratch_copy(scratch, state->limits[resource], sizeof state->limits[resource]), 0);
     return program_run_batch(seed->process, &program, ret_error);
-}
-
-/* ---- the family ---- */
-
-int process_choose_family(struct seed *seed, const struct snapshot *snapshot, bool is_child,
-                          struct reseat_error **ret_error)
-{
-    const struct snapshot_process *process = &snapshot->process;
-    bool leads = process->flags & (SNAPSHOT_LEADS_GROUP | SNAPSHOT_LEADS_SESSION);
-    bool is_old_session = (uint32_t)getsid(0) == process->session;
-    (void)ret_error;
-    /* Our own session is its old one, or it is a job of ours. Else it must not depend on our terminal. */
-    seed->new_session = !is_child && !is_old_session && !(process->flags & SNAPSHOT_LEADS_SESSION);
-    if (!leads && is_old_session && (uint32_t)getpgrp() != process->group)
-        seed->joined_group = process->group;
-    return 0;
 }

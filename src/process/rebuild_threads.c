@@ -58,7 +58,7 @@ static int plan_thread(struct seed *seed, const struct snapshot *snapshot, size_
     uint64_t stack = program_birth(program);
     rebuild_add_thread_setup(program, row, &snapshot->threads[0]);
     rebuild_add_signals(program, snapshot, row->tid);
-    r = seed->is_bare ? rebuild_add_credentials(program, snapshot, ret_error) : 0;
+    r = seed->is_bare ? rebuild_add_credentials(program, seed, snapshot, ret_error) : 0;
     if (r < 0)
         return r;
     plan->present_address = scratch_take(scratch, sizeof(uint64_t), 8, NULL);
@@ -276,7 +276,9 @@ static int match_numbers(struct seed *seed, const struct snapshot *snapshot, str
                          struct reseat_error **ret_error)
 {
     for (size_t i = 1; i < snapshot->threads_count; i++) {
-        bool is_chosen = !seed->has_new_numbers && !seed->must_race; /* at every level */
+        /* At every level, unless it is an image's, which goes into another PID namespace. */
+        bool is_chosen = !seed->has_new_numbers && !seed->must_race &&
+                         !(seed->is_bare && seed->process->ns_pid != seed->process->pid);
         plans[i].tid =
             is_chosen ? (pid_t)snapshot->threads[i].tid : outer_number(seed->process, seed->ns_tids[i]);
         if (!plans[i].tid)
