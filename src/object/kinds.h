@@ -18,7 +18,8 @@ extern const struct object_kind kind_userfaultfd, kind_kvm, kind_anonymous;
 extern const struct object_durable file_durable, device_durable, pipe_durable, fifo_durable;
 extern const struct object_durable eventfd_durable, timerfd_durable, signalfd_durable, epoll_durable;
 extern const struct object_durable memfd_durable, pidfd_durable, namespace_durable, inotify_durable;
-extern const struct object_durable mqueue_durable, unix_durable;
+extern const struct object_durable mqueue_durable, unix_durable, inet_durable, tcp_durable, netlink_durable;
+extern const struct object_durable packet_durable, terminal_durable;
 
 /* Name from a format: 0 or -ENOMEM. */
 int describe_as(char **ret_name, const char *format, ...) _printf_(2, 3);

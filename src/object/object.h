@@ -245,3 +245,28 @@ int object_recreate(struct snapshot *snapshot, const struct object_options *opti
 /* Makes those that need the restored process to be there (a pidfd on itself). `pid`: its number here. */
 int object_recreate_late(struct object_set *set, const struct snapshot *snapshot, pid_t pid,
                          struct reseat_error **ret_error);
+
+/* ---- tcp_freeze.c: TCP connections outlive the process in an image ----
+ * Only for a checkpoint that kills the process and keeps no twin; the process stands still. Without it, or
+ * where it is not permitted, connections are degraded: reset. */
+
+struct object_freeze;
+
+/* Drops the packets of all TCP connections of `pd` and puts their sockets into repair mode; object_capture()
+ * then reads them. What is not permitted here is no error. `snapshot->process` has the PID and realtime_ns.
+ */
+int object_freeze_connections(struct native_pd *pd, const struct snapshot *snapshot,
+                              struct object_freeze **ret_freeze, struct reseat_error **ret_error);
+/* The point of no return, right before the process is killed: sockets stay in repair mode, so that they close
+ * without a word, and packets go on being dropped. */
+void object_freeze_commit(struct object_freeze *freeze);
+/* Cleanup function; takes it all back unless it was committed. */
+void object_freeze_end(struct object_freeze **freeze);
+
+/* The last thing before the restored process runs (object_recreate() leaves connections in repair mode, so
+ * that a restore that fails does not end them): lets connections go on and packets through. */
+int object_thaw_connections(const struct object_set *set, const struct snapshot *snapshot,
+                            struct reseat_error **ret_error);
+/* When an image is dropped: lets packets through again, which tells the peers that nobody is there any more.
+ */
+void object_forget_connections(const struct snapshot *snapshot);

@@ -108,9 +108,18 @@ static const struct {
 
 /* ---- capture ---- */
 
-static bool applies(int level, const struct object_sight *sight)
+/* The kernel uses the fields of these for other things in a TCP socket. */
+static bool is_multicast(int level, int option)
+{
+    return (level == IPPROTO_IP && (option == IP_MULTICAST_TTL || option == IP_MULTICAST_LOOP)) ||
+           (level == IPPROTO_IPV6 && (option == IPV6_MULTICAST_HOPS || option == IPV6_MULTICAST_LOOP));
+}
+
+static bool applies(int level, int option, const struct object_sight *sight)
 {
     bool is_v6 = sight->domain == AF_INET6, is_inet = sight->domain == AF_INET || is_v6;
+    if (sight->type == SOCK_STREAM && is_multicast(level, option))
+        return false;
     switch (level) {
     case SOL_SOCKET:
         return true;
@@ -147,7 +156,7 @@ int socket_options_capture(struct object_capture *capture, uint32_t *ret_count)
     if (r == 0)
         r = add_option(capture, SOL_SOCKET, SO_RCVBUF, &count);
     for (size_t i = 0; r == 0 && i < COUNT_OF(known); i++)
-        if (applies(known[i].level, capture->sight))
+        if (applies(known[i].level, known[i].option, capture->sight))
             r = add_option(capture, known[i].level, known[i].option, &count);
     *ret_count = count;
     return r;

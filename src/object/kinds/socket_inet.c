@@ -162,9 +162,19 @@ static void find_inet_end(const struct object_sight *sight, struct object_end *r
 const struct object_kind kind_tcp = {.name = "tcp",
                                      .match = match_tcp,
                                      .describe = describe_inet,
-                                     .find_end = find_inet_end};
+                                     .find_end = find_inet_end,
+                                     .durable = &tcp_durable};
 const struct object_kind kind_mptcp = {.name = "mptcp", .match = match_mptcp, .describe = describe_inet};
 const struct object_kind kind_sctp = {.name = "sctp", .match = match_sctp, .describe = describe_inet};
-const struct object_kind kind_udp = {.name = "udp", .match = match_udp, .describe = describe_inet};
-const struct object_kind kind_ping = {.name = "ping", .match = match_ping, .describe = describe_inet};
-const struct object_kind kind_raw = {.name = "raw", .match = match_raw, .describe = describe_raw};
+const struct object_kind kind_udp = {.name = "udp",
+                                     .match = match_udp,
+                                     .describe = describe_inet,
+                                     .durable = &inet_durable};
+const struct object_kind kind_ping = {.name = "ping",
+                                      .match = match_ping,
+                                      .describe = describe_inet,
+                                      .durable = &inet_durable};
+const struct object_kind kind_raw = {.name = "raw",
+                                     .match = match_raw,
+                                     .describe = describe_raw,
+                                     .durable = &inet_durable};

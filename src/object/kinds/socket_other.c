@@ -130,8 +130,12 @@ static int describe_socket(const struct object_sight *sight, char **ret_name)
 
 const struct object_kind kind_netlink = {.name = "netlink",
                                          .match = match_netlink,
-                                         .describe = describe_netlink};
-const struct object_kind kind_packet = {.name = "packet", .match = match_packet, .describe = describe_packet};
+                                         .describe = describe_netlink,
+                                         .durable = &netlink_durable};
+const struct object_kind kind_packet = {.name = "packet",
+                                        .match = match_packet,
+                                        .describe = describe_packet,
+                                        .durable = &packet_durable};
 const struct object_kind kind_vsock = {.name = "vsock", .match = match_vsock, .describe = describe_vsock};
 const struct object_kind kind_alg = {.name = "alg", .match = match_alg, .describe = describe_alg};
 const struct object_kind kind_socket = {.name = "socket", .match = match_socket, .describe = describe_socket};

@@ -1,0 +1,57 @@
+/* The state of an internet socket in an image, and what the files about it share. */
+#pragma once
+
+#include "object/durable.h"
+#include "object/socket_filter.h"
+#include "object/socket_options.h"
+
+#include <netinet/in.h>
+
+enum inet_flags {
+    INET_LISTENING = 1 << 0,
+    INET_CONNECTED = 1 << 1,
+    INET_FROZEN = 1 << 2, /* TCP: a struct tcp_state stands behind all; no packet has come since */
+};
+
+union inet_name {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+    uint8_t bytes[32];
+};
+
+struct inet_state {
+    uint32_t domain, type, protocol;
+    uint32_t flags;
+    uint32_t backlog;
+    uint32_t waiting; /* TCP: connections that nobody has accepted */
+    uint32_t local_length, peer_length;
+    uint8_t local[32], peer[32];
+    uint32_t option_count;  /* struct socket_option, behind this */
+    uint32_t filter_count;  /* instructions of 8 bytes, behind them */
+    uint32_t message_count; /* struct inet_message, behind them */
+    uint32_t reserved;
+};
+
+/* A datagram that has not been read; its bytes behind it, padded to 8. */
+struct inet_message {
+    uint32_t length;
+    uint32_t sender_length;
+    uint8_t sender[32];
+};
+
+struct inet_parts {
+    struct inet_state state;
+    union inet_name local, peer;
+    uint64_t options, filter, rest;
+};
+
+struct inet_parts inet_parts_of(const struct object_view *view);
+unsigned inet_port(const union inet_name *name);
+/* What all internet sockets have; the caller adds what is behind, and writes the state to the beginning. */
+int inet_capture_common(struct object_capture *capture, struct inet_state *state);
+int inet_check_common(const struct object_view *view, struct reseat_error **ret_error);
+/* A socket with options, bound. */
+int inet_make(const struct object_view *view, native_cap_t *ret_cap, struct reseat_error **ret_error);
+/* A connected one that the peer has reset. */
+int inet_make_reset(const struct object_view *view, native_cap_t *ret_cap, struct reseat_error **ret_error);

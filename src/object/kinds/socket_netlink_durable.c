@@ -1,0 +1,191 @@
+/* Netlink and packet sockets in a durable image, netlink(7), packet(7): bound again, with options, filter and
+ * groups. What waits to be read is the kernel's answer to a question or an event of then, and is lost; so
+ * are, for packet sockets, memberships and rings, which cannot be read. */
+#include "object/kinds.h"
+#include "object/socket_filter.h"
+#include "object/socket_options.h"
+
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#ifndef SO_MEMINFO
+#define SO_MEMINFO 55
+#endif
+#ifndef SOL_NETLINK
+#define SOL_NETLINK 270
+#endif
+#define GROUP_WORDS 32
+
+struct link_state {
+    uint32_t domain, type, protocol;
+    uint32_t port; /* netlink: nl_pid */
+    uint32_t is_bound;
+    uint32_t groups[GROUP_WORDS]; /* netlink: one bit each, from 1 */
+    char interface[IFNAMSIZ];     /* packet */
+    uint32_t option_count, filter_count;
+    uint32_t reserved;
+};
+
+/* ---- capture ---- */
+
+static int capture_common(struct object_capture *capture, struct link_state *state)
+{
+    uint32_t memory[SK_MEMINFO_VARS] = {0};
+    socklen_t length = sizeof memory;
+    state->domain = (uint32_t)capture->sight->domain;
+    state->type = (uint32_t)capture->sight->type;
+    state->protocol = (uint32_t)capture->sight->protocol;
+    int r = state_add(capture, state, sizeof *state);
+    if (r == 0)
+        r = socket_options_capture(capture, &state->option_count);
+    if (r == 0)
+        r = socket_filter_capture(capture, &state->filter_count);
+    if (r == 0 && getsockopt(capture->cap, SOL_SOCKET, SO_MEMINFO, memory, &length) == 0 &&
+        memory[SK_MEMINFO_RMEM_ALLOC] > 0)
+        r = capture_degraded(capture, "messages wait to be read and will be lost");
+    return r;
+}
+
+static int capture_netlink(struct object_capture *capture, struct reseat_error **ret_error)
+{
+    (void)ret_error;
+    struct link_state state = {0};
+    struct sockaddr_nl address = {0};
+    socklen_t length = sizeof address, groups_length = sizeof state.groups;
+    if (getsockname(capture->cap, (struct sockaddr *)&address, &length) == 0) {
+        state.port = address.nl_pid;
+        state.is_bound = address.nl_pid != 0;
+        state.groups[0] = address.nl_groups;
+    }
+    getsockopt(capture->cap, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, state.groups, &groups_length);
+    int r = capture_common(capture, &state);
+    if (r == 0)
+        memcpy(capture->state, &state, sizeof state);
+    return r;
+}
+
+static int capture_packet(struct object_capture *capture, struct reseat_error **ret_error)
+{
+    (void)ret_error;
+    struct link_state state = {0};
+    struct sockaddr_ll address = {0};
+    socklen_t length = sizeof address;
+    if (getsockname(capture->cap, (struct sockaddr *)&address, &length) == 0) {
+        state.is_bound = address.sll_ifindex != 0;
+        state.protocol = ntohs(address.sll_protocol);
+        if (state.is_bound && !if_indextoname((unsigned)address.sll_ifindex, state.interface))
+            state.interface[0] = '\0';
+    }
+    uint32_t protocol = state.protocol;
+    int r = capture_common(capture, &state);
+    state.protocol = protocol;
+    if (r == 0)
+        memcpy(capture->state, &state, sizeof state);
+    return r == 0
+               ? capture_degraded(capture, "which addresses it listens to and whether it has a ring cannot "
+                                           "be found out: it comes back without")
+               : r;
+}
+
+/* ---- check ---- */
+
+static struct link_state state_of(const struct object_view *view)
+{
+    struct link_state state;
+    view_read(view, &state, sizeof state);
+    return state;
+}
+
+static size_t filter_offset(const struct link_state *state)
+{
+    return sizeof *state + state->option_count * sizeof(struct socket_option);
+}
+
+static int check_link(const struct object_view *view, struct reseat_error **ret_error)
+{
+    struct link_state state = state_of(view);
+    if (state.domain != AF_NETLINK && state.domain != AF_PACKET)
+        return view_bad(view, ret_error, "family %u", state.domain);
+    if (!memchr(state.interface, '\0', sizeof state.interface))
+        return view_bad(view, ret_error, "the name of its interface does not end");
+    int r = socket_options_check(view, sizeof state, state.option_count, ret_error);
+    return r == 0 ? socket_filter_check(view, filter_offset(&state), state.filter_count, ret_error) : r;
+}
+
+/* ---- recreate ---- */
+
+static int bind_netlink(const struct link_state *state, int fd)
+{
+    struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_pid = state->port};
+    /* A port is only a number to tell sockets apart; one that is taken is replaced by another. */
+    if (state->is_bound && bind(fd, (struct sockaddr *)&address, sizeof address) < 0) {
+        address.nl_pid = 0;
+        if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0)
+            return -errno;
+    }
+    for (int group = 1; group <= GROUP_WORDS * 32; group++)
+        if ((state->groups[(group - 1) / 32] >> (group - 1) % 32 & 1) &&
+            setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
+            return -errno;
+    return 0;
+}
+
+static int bind_packet(const struct link_state *state, int fd)
+{
+    struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons((uint16_t)state->protocol)};
+    if (!state->is_bound)
+        return 0;
+    address.sll_ifindex = (int)if_nametoindex(state->interface);
+    if (address.sll_ifindex == 0)
+        return -ENODEV;
+    return bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ? -errno : 0;
+}
+
+static int recreate_link(struct object_making *making, const struct object_view *view,
+                         struct reseat_error **ret_error)
+{
+    struct link_state state = state_of(view);
+    bool is_netlink = state.domain == AF_NETLINK;
+    uint32_t protocol = is_netlink ? state.protocol : htons((uint16_t)state.protocol);
+    int fd = socket((int)state.domain, (int)state.type | SOCK_CLOEXEC, (int)protocol);
+    if (fd < 0)
+        return error_errno(ret_error, -errno, "making a socket of family %u, protocol %u", state.domain,
+                           state.protocol);
+    making_put(making, view_id(view), fd);
+    int r = socket_options_apply(view, sizeof state, state.option_count, fd, ret_error);
+    if (r < 0)
+        return r;
+    r = socket_filter_attach(view, filter_offset(&state), state.filter_count, fd);
+    if (r == 0)
+        r = is_netlink ? bind_netlink(&state, fd) : bind_packet(&state, fd);
+    return r < 0 ? error_errno(ret_error, r, "binding it") : 0;
+}
+
+static int finish_link(struct object_making *making, const struct object_view *view, native_cap_t cap,
+                       struct reseat_error **ret_error)
+{
+    (void)making, (void)ret_error;
+    struct link_state state = state_of(view);
+    socket_options_finish(view, sizeof state, state.option_count, cap);
+    return making_set_flags(cap, view->row->status_flags);
+}
+
+const struct object_durable netlink_durable = {
+    .state_bytes = sizeof(struct link_state),
+    .capture = capture_netlink,
+    .check = check_link,
+    .recreate = recreate_link,
+    .finish = finish_link,
+};
+const struct object_durable packet_durable = {
+    .state_bytes = sizeof(struct link_state),
+    .capture = capture_packet,
+    .check = check_link,
+    .recreate = recreate_link,
+    .finish = finish_link,
+};

@@ -1,0 +1,308 @@
+/* The durable half of the object room: internet sockets, and a TCP connection between two network namespaces
+ * that outlives its process. See test_object_durable.c. Runs in a network namespace of its own. */
+#include "test_object_durable.h"
+
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+static struct sockaddr_in address_v4(const char *host, unsigned port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    inet_pton(AF_INET, host, &address.sin_addr);
+    return address;
+}
+
+static int number_option(int fd, int level, int option)
+{
+    int value = -1;
+    socklen_t length = sizeof value;
+    EXPECT(getsockopt(fd, level, option, &value, &length) == 0);
+    return value;
+}
+
+static void set_option(int fd, int level, int option, int value)
+{
+    MUST(setsockopt(fd, level, option, &value, sizeof value));
+}
+
+/* ---- bound sockets ---- */
+
+static void set_up_bound(void)
+{
+    struct sockaddr_in address = address_v4("127.0.0.1", 7001);
+    put_at(20, MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)));
+    set_option(20, SOL_SOCKET, SO_REUSEADDR, 1);
+    set_option(20, IPPROTO_TCP, TCP_NODELAY, 1);
+    set_option(20, IPPROTO_TCP, TCP_KEEPIDLE, 77);
+    MUST(bind(20, (struct sockaddr *)&address, sizeof address));
+    MUST(listen(20, 17));
+    struct sockaddr_in6 address6 = {.sin6_family = AF_INET6, .sin6_port = htons(7002)};
+    put_at(21, MUST(socket(AF_INET6, SOCK_STREAM, 0)));
+    set_option(21, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+    MUST(bind(21, (struct sockaddr *)&address6, sizeof address6));
+    MUST(listen(21, 3));
+    put_at(22, MUST(socket(AF_INET, SOCK_STREAM, 0)));
+
+    put_at(30, MUST(socket(AF_INET, SOCK_DGRAM, 0)));
+    address = address_v4("127.0.0.1", 7003);
+    MUST(bind(30, (struct sockaddr *)&address, sizeof address));
+    put_at(31, MUST(socket(AF_INET, SOCK_DGRAM, 0)));
+    set_option(31, IPPROTO_IP, IP_TTL, 33);
+    MUST(connect(31, (struct sockaddr *)&address, sizeof address));
+    MUST(write(31, "first", 5));
+    MUST(write(31, "second", 6));
+    put_at(32, MUST(socket(AF_INET, SOCK_DGRAM, 0)));
+    set_option(32, SOL_SOCKET, SO_BROADCAST, 1);
+    put_at(33, MUST(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP)));
+    put_at(34, MUST(socket(AF_NETLINK, SOCK_RAW, 0)));
+}
+
+static void look_at_bound(void)
+{
+    EXPECT(number_option(20, SOL_SOCKET, SO_REUSEADDR) == 1 &&
+           number_option(20, IPPROTO_TCP, TCP_NODELAY) == 1);
+    EXPECT(number_option(20, IPPROTO_TCP, TCP_KEEPIDLE) == 77);
+    EXPECT(number_option(20, SOL_SOCKET, SO_ACCEPTCONN) == 1 && (fcntl(20, F_GETFL) & O_NONBLOCK));
+    struct tcp_info info;
+    socklen_t length = sizeof info;
+    EXPECT(getsockopt(20, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_sacked == 17);
+    struct sockaddr_in address = address_v4("127.0.0.1", 7001), from;
+    int client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(client, (struct sockaddr *)&address, sizeof address));
+    struct pollfd poll_fd = {.fd = 20, .events = POLLIN};
+    EXPECT(poll(&poll_fd, 1, 5000) == 1 && accept(20, NULL, NULL) >= 0);
+    EXPECT(number_option(21, IPPROTO_IPV6, IPV6_V6ONLY) == 1);
+    EXPECT(number_option(22, SOL_SOCKET, SO_ACCEPTCONN) == 0);
+
+    char text[16] = "";
+    struct sockaddr_in sender;
+    socklen_t sender_length = sizeof sender;
+    length = sizeof from;
+    EXPECT(recvfrom(30, text, sizeof text, MSG_DONTWAIT, (struct sockaddr *)&from, &length) == 5);
+    EXPECT(memcmp(text, "first", 5) == 0 && getsockname(31, (struct sockaddr *)&sender, &sender_length) == 0);
+    EXPECT(from.sin_port == sender.sin_port && from.sin_addr.s_addr == sender.sin_addr.s_addr);
+    EXPECT(recv(30, text, sizeof text, MSG_DONTWAIT) == 6 && memcmp(text, "second", 6) == 0);
+    EXPECT(number_option(31, IPPROTO_IP, IP_TTL) == 33);
+    MUST(write(31, "third", 5));
+    EXPECT(recv(30, text, sizeof text, MSG_DONTWAIT) == 5);
+    EXPECT(number_option(32, SOL_SOCKET, SO_BROADCAST) == 1);
+    EXPECT(number_option(33, SOL_SOCKET, SO_TYPE) == SOCK_RAW);
+    EXPECT(number_option(34, SOL_SOCKET, SO_DOMAIN) == AF_NETLINK);
+}
+
+static void test_bound(void **state)
+{
+    (void)state;
+    expect_recreated(set_up_bound, look_at_bound);
+}
+
+/* ---- connections ---- */
+
+#define HERE  "10.99.0.1"
+#define THERE "10.99.0.2"
+
+static _printf_(1, 2) void run_command(const char *format, ...)
+{
+    char command[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(command, sizeof command, format, arguments);
+    va_end(arguments);
+    MUST(system(command) == 0 ? 0 : -1);
+}
+
+/* The peer: connects from its own namespace, says something, and later says more and listens. */
+static void be_peer(int control)
+{
+    struct sockaddr_in address = address_v4(HERE, 7100);
+    char byte, text[64] = "";
+    MUST(unshare(CLONE_NEWNET));
+    MUST(write(control, "n", 1));
+    MUST(read(control, &byte, 1)); /* the wire is laid */
+    run_command("ip addr add " THERE "/24 dev vb && ip link set vb up");
+    MUST(write(control, "u", 1));
+    MUST(read(control, &byte, 1)); /* somebody listens */
+    int fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(fd, (struct sockaddr *)&address, sizeof address));
+    MUST(write(fd, "to be read, ", 12));
+    MUST(write(control, "c", 1));
+    MUST(read(control, &byte, 1)); /* it is gone */
+    MUST(write(fd, "sent meanwhile", 14));
+    usleep(600000); /* long enough to be sent several times */
+    EXPECT(number_option(fd, SOL_SOCKET, SO_ERROR) == 0);
+    MUST(write(control, "s", 1));
+    for (size_t length = 0; length < 24;) {
+        ssize_t n = MUST(read(fd, text + length, sizeof text - 1 - length));
+        EXPECT(n > 0);
+        length += (size_t)n;
+    }
+    EXPECT(strcmp(text, "from before, from after.") == 0);
+    EXPECT(read(fd, text, 1) == 0);
+    _exit(0);
+}
+
+static void expect_byte(int control, char expected)
+{
+    char byte = 0;
+    struct pollfd poll_fd = {.fd = control, .events = POLLIN};
+    assert_int_equal(poll(&poll_fd, 1, 20000), 1);
+    assert_int_equal(read(control, &byte, 1), 1);
+    assert_int_equal(byte, expected);
+}
+
+static pid_t start_peer(int *ret_control)
+{
+    int ends[2];
+    assert_return_code(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), errno);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        be_peer(ends[1]);
+    }
+    close(ends[1]);
+    *ret_control = ends[0];
+    expect_byte(ends[0], 'n');
+    run_command("ip link add va type veth peer name vb netns %d", pid);
+    run_command("ip addr add " HERE "/24 dev va && ip link set va up");
+    assert_int_equal(write(ends[0], "l", 1), 1);
+    expect_byte(ends[0], 'u');
+    return pid;
+}
+
+static void set_up_server(void)
+{
+    struct sockaddr_in address = address_v4(HERE, 7100);
+    put_at(21, MUST(socket(AF_INET, SOCK_STREAM, 0)));
+    set_option(21, SOL_SOCKET, SO_REUSEADDR, 1);
+    MUST(bind(21, (struct sockaddr *)&address, sizeof address));
+    MUST(listen(21, 1));
+}
+
+static void serve(void *userdata)
+{
+    (void)userdata;
+    run_set_up(&(void (*)(void)){set_up_server});
+}
+
+/* Accepts in the subject: it stands still, so a second one, which has inherited the listener, does it. */
+static int server_control;
+
+static void set_up_connection(void)
+{
+    MUST(write(server_control, "l", 1));
+    put_at(20, MUST(accept(21, NULL, NULL)));
+    MUST(write(20, "from before, ", 13));
+    set_option(20, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
+static void serve_connection(void *userdata)
+{
+    (void)userdata;
+    int control = MUST(fcntl(server_control, F_DUPFD, 300));
+    close_range(3, 299, 0);
+    close(0);
+    MUST(open("/dev/null", O_RDWR));
+    MUST(dup2(0, 1));
+    server_control = control;
+    set_up_server();
+    set_up_connection();
+    close(control);
+    close_range(301, ~0U, 0);
+    MUST(dup2(0, 2));
+}
+
+static void look_at_connection(void)
+{
+    char text[64] = "";
+    for (size_t length = 0; length < 26;) {
+        ssize_t n = MUST(read(20, text + length, sizeof text - 1 - length));
+        EXPECT(n > 0);
+        length += (size_t)n;
+    }
+    EXPECT(strcmp(text, "to be read, sent meanwhile") == 0);
+    EXPECT(number_option(20, IPPROTO_TCP, TCP_NODELAY) == 1);
+    MUST(write(20, "from after.", 11));
+    struct sockaddr_in peer;
+    socklen_t length = sizeof peer;
+    EXPECT(getpeername(20, (struct sockaddr *)&peer, &length) == 0);
+    EXPECT(peer.sin_addr.s_addr == address_v4(THERE, 0).sin_addr.s_addr);
+}
+
+static void test_connection(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
+    _cleanup_(object_freeze_end) struct object_freeze *freeze = NULL;
+    _cleanup_(object_set_end) struct object_set set = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    int status;
+    pid_t peer = start_peer(&server_control);
+    pid_t pid = subject_start(serve_connection, NULL);
+    expect_byte(server_control, 'c');
+    snapshot.process.pid = (uint32_t)pid;
+    snapshot.process.realtime_ns = 1234;
+    assert_int_equal(native_pd_open(pid, &pd, &error), 0);
+    if (object_freeze_connections(pd, &snapshot, &freeze, &error) < 0 ||
+        object_capture(pd, &snapshot, &error) < 0)
+        fail_with_error("capture", error);
+    object_freeze_commit(freeze);
+    subject_stop(pid);
+    object_freeze_end(&freeze);
+    assert_int_equal(write(server_control, "g", 1), 1);
+    expect_byte(server_control, 's');
+
+    if (object_recreate(&snapshot, NULL, &set, &error) < 0 ||
+        object_thaw_connections(&set, &snapshot, &error) < 0)
+        fail_with_error("recreate", error);
+    run_look(&snapshot, &set, look_at_connection);
+    assert_return_code(waitpid(peer, &status, 0), errno);
+    assert_int_equal(status, 0);
+    close(server_control);
+}
+
+/* Not frozen: the process finds a reset. */
+static void test_reset(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
+    _cleanup_(object_set_end) struct object_set set = {0};
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    pid_t pid = subject_start(serve, NULL);
+    struct sockaddr_in address = address_v4(HERE, 7100);
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    assert_return_code(connect(client, (struct sockaddr *)&address, sizeof address), errno);
+    snapshot.process.pid = (uint32_t)pid;
+    assert_int_equal(native_pd_open(pid, &pd, &error), 0);
+    assert_int_equal(object_capture(pd, &snapshot, &error), 0);
+    subject_stop(pid);
+    assert_int_equal(object_judge_cold(&snapshot, NULL, &verdicts, &error), 0);
+    assert_int_equal(fate_of(&verdicts, 21), OBJECT_DEGRADED); /* somebody waits to be accepted */
+    close(client);
+}
+
+static int enter_namespace(void **state)
+{
+    (void)state;
+    if (unshare(CLONE_NEWNET) < 0 || system("ip link set lo up") != 0)
+        _exit(77); /* skipped: needs root and iproute2 */
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_connection),
+        cmocka_unit_test(test_reset),
+    };
+    return cmocka_run_group_tests(tests, enter_namespace, NULL);
+}
