@@ -177,7 +177,7 @@ static pid_t start_peer(int *ret_control)
 
 static void set_up_server(void)
 {
-    struct sockaddr_in address = address_v4(HERE, 7100);
+    struct sockaddr_in address = address_v4("0.0.0.0", 7100);
     put_at(21, MUST(socket(AF_INET, SOCK_STREAM, 0)));
     set_option(21, SOL_SOCKET, SO_REUSEADDR, 1);
     MUST(bind(21, (struct sockaddr *)&address, sizeof address));
@@ -277,7 +277,7 @@ static void test_reset(void **state)
     _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
     _cleanup_error_ struct reseat_error *error = NULL;
     pid_t pid = subject_start(serve, NULL);
-    struct sockaddr_in address = address_v4(HERE, 7100);
+    struct sockaddr_in address = address_v4("127.0.0.1", 7100);
     int client = socket(AF_INET, SOCK_STREAM, 0);
     assert_return_code(connect(client, (struct sockaddr *)&address, sizeof address), errno);
     snapshot.process.pid = (uint32_t)pid;
