@@ -240,6 +240,9 @@ static int error_target(pid_t pid, int r, struct reseat_error **ret_error)
         return error_set(ret_error, r, "the pidfd is of thread %d, not of a process", pid);
     if (r == -ESRCH)
         return error_set(ret_error, r, "process %d has ended", pid);
+    if (r == -EACCES || r == -EPERM)
+        return error_set(ret_error, -EPERM, "core, which runs as user %u, may not trace process %d itself",
+                         geteuid(), pid);
     return error_errno(ret_error, r, "finding out who process %d is", pid);
 }
 

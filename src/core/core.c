@@ -41,8 +41,8 @@ static int add_listener(struct dispatcher *dispatcher, int socket, const char *p
     return 0;
 }
 
-/* A socket that is left of a core that was killed may go; one that somebody listens at may not. */
-static int remove_stale(const struct sockaddr_un *address, struct reseat_error **ret_error)
+/* A socket that is left of a core that was killed may be replaced; one that somebody listens at may not. */
+static int check_stale(const struct sockaddr_un *address, struct reseat_error **ret_error)
 {
     struct stat status;
     if (lstat(address->sun_path, &status) < 0)
@@ -52,8 +52,29 @@ static int remove_stale(const struct sockaddr_un *address, struct reseat_error *
     _cleanup_close_ int probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (connect(probe, (const struct sockaddr *)address, sizeof *address) == 0 || errno != ECONNREFUSED)
         return error_set(ret_error, -EADDRINUSE, "%s: somebody listens there already", address->sun_path);
-    return unlink(address->sun_path) < 0 ? error_errno(ret_error, -errno, "removing %s", address->sun_path)
-                                         : 0;
+    return 0;
+}
+
+/* Under another name first, so that whoever finds the socket finds somebody listening. */
+static int bind_and_listen(int fd, const struct sockaddr_un *address)
+{
+    struct sockaddr_un temporary = {.sun_family = AF_UNIX};
+    int length =
+        snprintf(temporary.sun_path, sizeof temporary.sun_path, "%s.%d", address->sun_path, getpid());
+    bool is_direct = (size_t)length >= sizeof temporary.sun_path;
+    const struct sockaddr_un *at = is_direct ? address : &temporary;
+    if (unlink(at->sun_path) < 0 && errno != ENOENT)
+        return -errno;
+    mode_t mask = umask(geteuid() == 0 ? 0111 : 0177);
+    int r = bind(fd, (const struct sockaddr *)at, sizeof *at) < 0 ? -errno : 0;
+    umask(mask);
+    if (r < 0)
+        return r;
+    if (listen(fd, BACKLOG) < 0 || (!is_direct && rename(at->sun_path, address->sun_path) < 0)) {
+        r = -errno;
+        unlink(at->sun_path);
+    }
+    return r;
 }
 
 /* Everybody may ask; what they get is another matter. A user's own core is for that user. */
@@ -69,21 +90,13 @@ static int listen_at(struct dispatcher *dispatcher, const char *path, struct res
         return error_memory(ret_error);
     if (mkdir(dirname(copy), 0755) < 0 && errno != EEXIST)
         return error_errno(ret_error, -errno, "making the directory of %s", path);
-    int r = remove_stale(&address, ret_error);
+    int r = check_stale(&address, ret_error);
     if (r < 0)
         return r;
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    mode_t mask = umask(geteuid() == 0 ? 0111 : 0177);
-    bool is_bound = fd >= 0 && bind(fd, (const struct sockaddr *)&address, sizeof address) == 0;
-    r = -errno;
-    umask(mask);
-    if (!is_bound)
+    r = fd < 0 ? -errno : bind_and_listen(fd, &address);
+    if (r < 0)
         return error_errno(ret_error, r, "%s: making the socket", path);
-    if (listen(fd, BACKLOG) < 0) {
-        r = -errno;
-        unlink(path);
-        return error_errno(ret_error, r, "%s: listening", path);
-    }
     r = add_listener(dispatcher, TAKE_FD(fd), path);
     if (r < 0)
         unlink(path);
@@ -312,11 +325,9 @@ static int set_up(struct dispatcher *dispatcher, const struct core_options *opti
         dispatcher->configuration_path = CONFIGURATION_PATH;
     int r = configuration_read(dispatcher->configuration_path, &dispatcher->configuration, ret_error);
     if (r == 0)
-        r = make_listeners(dispatcher, options->socket_path, ret_error);
+        r = take_signals(dispatcher, ret_error);
     if (r == 0)
         r = privileges_reduce(ret_error);
-    if (r == 0)
-        r = take_signals(dispatcher, ret_error);
     if (r < 0)
         return r;
     dispatcher->workers = calloc(WORKER_PLACES, sizeof *dispatcher->workers);
@@ -329,8 +340,10 @@ static int set_up(struct dispatcher *dispatcher, const struct core_options *opti
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = dispatcher};
     if (dispatcher->epoll < 0 || epoll_ctl(dispatcher->epoll, EPOLL_CTL_ADD, dispatcher->signals, &event) < 0)
         return error_errno(ret_error, -errno, "watching for events");
-    watch_listeners(dispatcher, true);
-    return 0;
+    r = make_listeners(dispatcher, options->socket_path, ret_error);
+    if (r == 0)
+        watch_listeners(dispatcher, true);
+    return r;
 }
 
 int core_run(const struct core_options *options, struct reseat_error **ret_error)

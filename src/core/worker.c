@@ -194,9 +194,9 @@ static int check_place(const struct work *work, unsigned operation, struct resea
 static int run_operation(struct work *work, struct reply *reply, struct reseat_error **ret_error)
 {
     unsigned operation = work->request.head->operation;
-    int r = check_place(work, operation, ret_error);
-    if (r == 0 && work->job.is_session)
-        r = terms_check(&work->job.terms, operation, ret_error);
+    int r = work->job.is_session ? terms_check(&work->job.terms, operation, ret_error) : 0;
+    if (r == 0)
+        r = check_place(work, operation, ret_error);
     if (r == 0 && operations[operation].needs_pd)
         r = work_open_pd(&work->job.terms, work->pidfd, &work->pd, ret_error);
     if (r == 0 && work->pd)
