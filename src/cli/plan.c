@@ -139,11 +139,17 @@ static void print_restore(const struct reseat_plan *plan, bool live)
     printf("%s%u kept, %u recreated, %u degraded, %u lost\n", blocked ? "  otherwise: " : "",
            counts[RESEAT_KEPT], counts[RESEAT_RECREATED], counts[RESEAT_DEGRADED], counts[RESEAT_LOST]);
     print_reasons(plan, live);
+}
+
+static void print_items(const struct reseat_plan *plan)
+{
+    static const char *const concerns[] = {"", " (live)", " (cold)", ""};
+    if (plan->item_count)
+        printf("besides capabilities:\n");
     for (size_t i = 0; i < plan->item_count; i++) {
         const struct reseat_plan_item *item = &plan->items[i];
-        if (item->restores & (live ? RESEAT_LIVE_RESTORE : RESEAT_COLD_RESTORE))
-            printf_harmless("  %s: %s", item->is_note ? "note" : reseat_fate_name(item->fate),
-                            item->sentence);
+        printf_harmless("  %s%s: %s", item->is_note ? "note" : reseat_fate_name(item->fate),
+                        concerns[item->restores & 3], item->sentence);
     }
 }
 
@@ -170,6 +176,7 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
         print_table(plan);
         print_restore(plan, true);
         print_restore(plan, false);
+        print_items(plan);
     }
     return output_flush() ? CLI_DONE : CLI_FAILED;
 }

@@ -135,7 +135,8 @@ static int add_obstacle(struct plan *plan, const struct obstacle *obstacle)
     struct reseat_plan_row *row = obstacle->selector < 0 ? NULL : row_of(plan, (unsigned)obstacle->selector);
     if (row)
         return worsen(plan, &row->live, fate, obstacle->sentence);
-    return add_item(plan, RESEAT_LIVE_RESTORE, fate, obstacle->severity == SEVERITY_NOTE, obstacle->sentence);
+    return add_item(plan, RESEAT_LIVE_RESTORE | RESEAT_COLD_RESTORE, fate,
+                    obstacle->severity == SEVERITY_NOTE, obstacle->sentence);
 }
 
 static int add_obstacles(struct plan *plan, enum snapshot_form form, bool leave_running,
@@ -223,7 +224,8 @@ static int add_threads(struct plan *plan, int proc_fd)
                         "Its %zu threads go on where they were; system calls that wait are made again, "
                         "and waits for a time begin anew",
                         count);
-    return text ? add_item(plan, RESEAT_LIVE_RESTORE, RESEAT_KEPT, true, text) : -ENOMEM;
+    return text ? add_item(plan, RESEAT_LIVE_RESTORE | RESEAT_COLD_RESTORE, RESEAT_KEPT, true, text)
+                : -ENOMEM;
 }
 
 static int add_timers(struct plan *plan, int proc_fd)
@@ -234,13 +236,14 @@ static int add_timers(struct plan *plan, int proc_fd)
     const char *text =
         plan_text(plan, "%zu POSIX timer%s (timer_create): made again, with the time that is left", count,
                   count == 1 ? "" : "s");
-    return text ? add_item(plan, RESEAT_LIVE_RESTORE, RESEAT_RECREATED, true, text) : -ENOMEM;
+    return text ? add_item(plan, RESEAT_LIVE_RESTORE | RESEAT_COLD_RESTORE, RESEAT_RECREATED, true, text)
+                : -ENOMEM;
 }
 
 static int add_family(struct plan *plan, int proc_fd)
 {
     struct proc_stat stat;
-    if (proc_stat_read(proc_fd, &stat) < 0)
+    if (plan->public.is_copy || proc_stat_read(proc_fd, &stat) < 0)
         return 0;
     const char *text =
         plan_text(plan,
@@ -274,7 +277,20 @@ static int add_process(struct plan *plan, pid_t pid, struct reseat_error **ret_e
 /* ---- the cold column ---- */
 
 /* Why there is no cold restore of anything as yet. */
-static const char no_images[] = "Durable images do not exist yet: a checkpoint is as durable as its twin";
+static const char no_images[] = "A restore from an image alone does not exist yet";
+
+/* What a verdict says of a row without the words that the row itself has, so that what is said of many
+ * selectors can be said once. */
+static const char *reason_of(const struct reseat_plan_row *row, const char *sentence)
+{
+    _cleanup_free_ char *prefix = NULL;
+    int length = asprintf(&prefix, "Selector %u (%s, %s): ", row->selector, row->kind, row->name);
+    if (length < 0) {
+        prefix = NULL;
+        return sentence;
+    }
+    return strncmp(sentence, prefix, (size_t)length) == 0 ? sentence + length : sentence;
+}
 
 /* `snapshot`: with objects and capabilities, of the process or of its image. */
 static int add_cold(struct plan *plan, const struct snapshot *snapshot, struct reseat_error **ret_error)
@@ -293,7 +309,7 @@ static int add_cold(struct plan *plan, const struct snapshot *snapshot, struct r
             continue;
         row->cold.fate = fates[verdict->fate];
         if (verdict->sentence)
-            r = worsen(plan, &row->cold, fates[verdict->fate], verdict->sentence);
+            r = worsen(plan, &row->cold, fates[verdict->fate], reason_of(row, verdict->sentence));
     }
     plan->public.cold_blocked = plan->public.cold_blocked ? plan->public.cold_blocked : no_images;
     return r < 0 ? error_errno(ret_error, r, "planning for process %d", plan->public.pid) : 0;

@@ -147,8 +147,11 @@ static int add_holder(struct search *search, size_t index, bool is_other_end,
                                      .is_other_end = is_other_end,
                                      .pid = native_pd_id(candidate->pd),
                                      .selector = candidate->selector};
+    const struct object_holder *previous = search->found->count > 1 ? holder - 1 : NULL;
     struct proc_stat stat;
-    if (proc_stat_of(holder->pid, &stat) == 0)
+    if (previous && previous->pid == holder->pid)
+        memcpy(holder->command, previous->command, sizeof holder->command);
+    else if (proc_stat_of(holder->pid, &stat) == 0)
         snprintf(holder->command, sizeof holder->command, "%s", stat.comm);
     return 0;
 }
