@@ -92,6 +92,190 @@ def test_shared_says_how_many_it_could_not_see(context):
     assert context.reseat("-q", "caps", target.pid, "--shared", **as_nobody()).stderr == ""
 
 
+# ---- request ----
+
+
+def test_request_gives_the_very_object(context):
+    with open(context.path("text"), "w+", encoding="utf-8") as file:
+        file.write("one\ntwo\n")
+        file.flush()
+        file.seek(4)
+        target = sleeper(context, stdin=file)
+    result = context.reseat("request", target.pid, 0, "--", "cat")
+    assert result.stdout == "two\n" and result.stderr == ""
+    assert context.reseat("request", target.pid, 0, "--", "cat").stdout == "", "the position is not shared"
+
+
+def test_request_to_another_number(context):
+    target = sleeper(context)
+    result = context.reseat("request", target.pid, 1, "--to", 7, "--", "sh", "-c", "echo hello >&7; ls /proc/self/fd")
+    target.expect("hello")
+    assert set(result.stdout.split()) == {"0", "1", "2", "3", "7"}, result  # 3: ls itself
+    for number in 0, 1, 2:
+        assert context.reseat("request", target.pid, 0, "--to", number, "--", "readlink", f"/proc/self/fd/{number}",
+                              status=None).status in (0, 1)
+
+
+@each(number=[1, 2])
+def test_request_to_a_standard_stream(context, number):
+    target = sleeper(context)
+    result = context.reseat("request", target.pid, 1, "--to", number, "--", "sh", "-c", f"echo to {number} >&{number}")
+    target.expect(f"to {number}")
+    assert result.stdout == "" and result.stderr == ""
+    # Why the command cannot be run is said on our own standard error all the same.
+    assert "/no/such" in context.reseat("request", target.pid, 1, "--to", number, "--", "/no/such", status=127).stderr
+
+
+def test_request_ends_as_the_command_does(context):
+    target = sleeper(context)
+    for command, status in (["sh", "-c", "exit 7"], 7), (["true"], 0), (["/no/such"], 127), (["/etc/passwd"], 126), (
+            ["sh", "-c", "kill -TERM $$"], -15):
+        assert context.reseat("request", target.pid, 0, "--", *command, status=None).status == status, command
+    # Options behind -- are the command's.
+    assert context.reseat("request", target.pid, 0, "--", "echo", "--json", "-q").stdout == "--json -q\n"
+    # SIGPIPE, which we ignore, is as it was.
+    signals = context.reseat("request", target.pid, 0, "--", "grep", "SigIgn", "/proc/self/status").stdout
+    plain = context.run(["grep", "SigIgn", "/proc/self/status"]).stdout
+    assert signals == plain
+
+
+def test_request_refuses(context):
+    target = sleeper(context)
+    unused = context.reseat("request", target.pid, 9, "--", "true", status=1)
+    assert f"selector 9 of process {target.pid} is unused" in unused.stderr
+    assert "2147483647" in context.reseat("request", target.pid, 2147483647, "--", "true", status=1).stderr
+    assert "descriptor 99999999" in context.reseat("request", target.pid, 0, "--to", 99999999, "--", "true", status=1).stderr
+    target.kill()
+    target.wait()
+    assert str(target.pid) in context.reseat("request", target.pid, 0, "--", "true", status=1).stderr
+
+
+# ---- install and close ----
+
+ECHO = """
+import os, sys
+while line := os.read(0, 100):
+    for word in line.decode().split():
+        try:
+            os.write(int(word), b"to " + word.encode() + b"\\n")
+        except OSError as error:
+            os.write(1, error.strerror.encode() + b"\\n")
+"""
+
+
+def echo(context):
+    """Writes to the selectors that it is told, and says what goes wrong."""
+    return context.start(["python3", "-c", ECHO])
+
+
+def fdinfo_flags(pid, selector):
+    with open(f"/proc/{pid}/fdinfo/{selector}", encoding="utf-8") as file:
+        return next(int(line.split()[1], 8) for line in file if line.startswith("flags"))
+
+
+def text_of(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def test_install_what_we_have(context):
+    target = echo(context)
+    with open(context.path("out"), "w", encoding="utf-8") as file:
+        assert context.reseat("install", target.pid, 5, "--from", file.fileno(), pass_fds=[file.fileno()]).stdout == ""
+        target.send("5 1")
+        target.expect("to 1")
+        assert text_of(context.path("out")) == "to 5\n"
+        # The very object: the position that the target has moved is ours.
+        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == 5
+    # Our standard input, if nothing is said; and JSON.
+    assert context.reseat("install", target.pid, 6, "--json", stdin="text").json == {"pid": target.pid, "installed": [6]}
+    assert "stdin" in os.readlink(f"/proc/{target.pid}/fd/6")
+
+
+def test_install_a_file(context):
+    target = echo(context)
+    out = context.path("out")
+    assert "--create" in context.reseat("install", target.pid, 5, "--open", out, status=1).stderr
+    assert not os.path.exists(out) and not os.path.exists(f"/proc/{target.pid}/fd/5")
+    context.reseat("install", target.pid, 5, "--open", out, "--create")
+    assert fdinfo_flags(target.pid, 5) & 0o2003003 == os.O_RDWR
+    with open(out, "w", encoding="utf-8") as file:
+        file.write("before\n")
+    for access, flags in ("r", os.O_RDONLY), ("w", os.O_WRONLY), ("rw", os.O_RDWR), ("append", os.O_WRONLY | os.O_APPEND):
+        context.reseat("install", target.pid, 5, "--open", out, "--access", access, "--replace", "--cloexec")
+        assert fdinfo_flags(target.pid, 5) & (os.O_ACCMODE | os.O_APPEND | os.O_CLOEXEC) == flags | os.O_CLOEXEC, access
+    assert text_of(out) == "before\n", "it was truncated"
+    # In place of something: for the same access, and at the end; close-on-exec as it was.
+    context.reseat("install", target.pid, 1, "--open", out, "--replace")
+    context.reseat("install", target.pid, 5, "--open", out, "--replace")
+    assert fdinfo_flags(target.pid, 1) & (os.O_ACCMODE | os.O_APPEND | os.O_CLOEXEC) == os.O_WRONLY | os.O_APPEND
+    assert fdinfo_flags(target.pid, 5) & os.O_CLOEXEC
+    context.reseat("install", target.pid, 0, "--open", "/dev/null", "--replace")
+    assert fdinfo_flags(target.pid, 0) & os.O_ACCMODE == os.O_RDONLY
+
+
+def test_install_in_two_places_at_once(context):
+    target = sleeper(context)
+    context.reseat("install", target.pid, 1, 2, 40, "--open", context.path("out"), "--create", "--replace")
+    rows = context.reseat("caps", target.pid, "--json").json
+    assert len({row_of(rows, selector)["object"] for selector in (1, 2, 40)}) == 1
+    # All or none.
+    result = context.reseat("install", target.pid, 41, 40, "--open", "/dev/null", status=1)
+    assert "selector 40" in result.stderr and not os.path.exists(f"/proc/{target.pid}/fd/41")
+
+
+def test_install_copy(context):
+    one, other = sleeper(context), sleeper(context)
+    context.reseat("install", one.pid, 9, "--copy", f"{other.pid}:0")
+    rows = context.reseat("caps", one.pid, other.pid, "--json").json
+    assert len({row["object"] for row in rows if (row["pid"], row["selector"]) in ((one.pid, 9), (other.pid, 0))}) == 1
+    assert "unused" in context.reseat("install", one.pid, 10, "--copy", f"{other.pid}:77", status=1).stderr
+    assert context.reseat("install", one.pid, 10, "--copy", "4194304:0", status=1).stderr
+
+
+def test_install_says_what_is_in_the_way(context):
+    target = sleeper(context)
+    before = state_of(target.pid)
+    result = context.reseat("install", target.pid, 0, "--open", "/dev/null", status=1)
+    assert f"{target.pid}" in result.stderr and "selector 0" in result.stderr and "pipe" in result.stderr
+    assert "--replace" in result.stderr
+    assert context.reseat("install", target.pid, 0, "--open", "/no/such/file", "--replace", status=1).stderr
+    assert state_of(target.pid) == before
+    # Beyond what the target may have.
+    assert context.reseat("install", target.pid, 2147483000, "--open", "/dev/null", status=1).stderr
+    assert state_of(target.pid) == before
+
+
+def test_close(context):
+    target = echo(context)
+    reader = context.start(["cat"], stdin=(ends := os.pipe())[0])
+    os.close(ends[0])
+    context.reseat("install", target.pid, 5, 6, "--from", ends[1], pass_fds=[ends[1]])
+    os.close(ends[1])
+    context.until(lambda: reader.alive, "cat to run")
+    result = context.reseat("close", target.pid, 5, 9, status=1)
+    assert "selector 9" in result.stderr and os.path.exists(f"/proc/{target.pid}/fd/5"), "all or none"
+    assert context.reseat("close", target.pid, 5, 6, "--json").json == {"pid": target.pid, "closed": [5, 6]}
+    reader.wait()  # sees the end
+    target.send("5 1")
+    target.expect("Bad file descriptor")
+    target.expect("to 1")
+    assert str(target.pid) in context.reseat("close", target.pid, 5, status=1).stderr
+
+
+def test_changing_needs_the_right_to(context):
+    target = sleeper(context)
+    other = as_nobody()
+    for arguments in ("install", target.pid, 5, "--open", "/dev/null"), ("close", target.pid, 0), (
+            "request", target.pid, 0, "--", "true"):
+        result = context.reseat(*arguments, status=1, **other)
+        assert str(target.pid) in result.stderr and "root" in result.stderr, result
+    # Their own they may.
+    theirs = context.start(["sleep", "1000"], user=NOBODY, cwd="/")
+    context.reseat("install", theirs.pid, 5, "--open", "/dev/null", **other)
+    context.reseat("close", theirs.pid, 5, **other)
+
+
 # ---- plan ----
 
 
@@ -104,7 +288,7 @@ def state_of(pid):
                 found[name] = file.read()
         except OSError:
             found[name] = None
-    found["status"] = [line for line in found["status"].splitlines() if line.startswith(("Tracer", "Sig", "Shd", "Threads", "Seccomp"))]
+    found["status"] = [line for line in found["status"].splitlines() if line.startswith(("Tracer", "SigP", "SigB", "SigI", "SigC", "Shd", "Threads", "Seccomp"))]
     found["fds"] = {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in sorted(os.listdir(f"/proc/{pid}/fd"))}
     found["children"] = open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8").read()
     return found

@@ -99,9 +99,10 @@ int arguments_read(const struct cli *cli, int argc, char **argv, const struct cl
     int status = allocate(arguments, argc, argv);
     for (; at < argc && status == CLI_DONE; at++) {
         const char *argument = argv[at];
-        if (!only_words && strcmp(argument, "--") == 0)
+        if (!only_words && strcmp(argument, "--") == 0) {
             only_words = true;
-        else if (!only_words && strncmp(argument, "--", 2) == 0)
+            arguments->words_before = arguments->word_count;
+        } else if (!only_words && strncmp(argument, "--", 2) == 0)
             status = read_long(cli, argc, argv, &at, tables, arguments);
         else if (!only_words && argument[0] == '-' && argument[1])
             status = read_short(cli, argc, argv, &at, tables, arguments);
@@ -110,6 +111,8 @@ int arguments_read(const struct cli *cli, int argc, char **argv, const struct cl
         else
             arguments->words[arguments->word_count++] = argument;
     }
+    if (!only_words)
+        arguments->words_before = arguments->word_count;
     *ret_end = at;
     return status;
 }

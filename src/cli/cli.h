@@ -45,8 +45,9 @@ struct cli_given {
 struct cli_arguments {
     struct cli_given *options;
     size_t option_count;
-    const char **words;
+    const char **words; /* ends with NULL */
     size_t word_count;
+    size_t words_before; /* of these in front of `--`; all if there is none */
 };
 
 /* What every verb is given besides its arguments: the options that all verbs understand. */
@@ -67,8 +68,8 @@ struct cli_verb {
     int (*run)(const struct cli *cli, const struct cli_arguments *arguments);
 };
 
-extern const struct cli_verb verb_caps, verb_plan, verb_checkpoint, verb_restore, verb_show, verb_verify,
-    verb_list, verb_drop, verb_core;
+extern const struct cli_verb verb_caps, verb_request, verb_install, verb_close, verb_plan, verb_checkpoint,
+    verb_restore, verb_show, verb_verify, verb_list, verb_drop, verb_core;
 
 /* Takes `argv` apart after the option tables given (NULL-terminated list of them) into `arguments`, which the
  * caller frees in any case; with `until_word` only up to the first word, whose position is *ret_end. Options
@@ -96,6 +97,13 @@ bool was_inherited(int fd);
 /* Reads SEL=PATH, SEL=fd:N, SEL=keep, close, null or fail. *ret_is_ours: the descriptor was opened here.
  * Returns an exit status. */
 int slot_read(const struct cli *cli, const char *text, struct reseat_slot *ret_slot, bool *ret_is_ours);
+
+/* The words of a verb that takes a PID and, behind it, selectors, each once. The array is to be freed in any
+ * case. Returns an exit status. */
+int read_selectors(const struct cli *cli, const struct cli_arguments *arguments, pid_t *ret_pid,
+                   unsigned **ret_selectors, size_t *ret_count);
+/* As JSON: {"pid": …, "DONE": [selectors]}. */
+void print_selectors(pid_t pid, const char *done, const unsigned *selectors, size_t count);
 
 /* ---- progress.c ---- */
 
@@ -162,7 +170,10 @@ bool output_flush(void);
 void signals_install(void);
 /* The last signal of those that has come; 0: none. */
 int signals_pending(void);
-/* The same, and the end of interrupting: the signal is dealt with. */
+/* For a command that takes our place: what it inherits is as we found it (execve(2) itself takes away
+ * handlers). */
+void signals_restore(void);
+/* The same as signals_pending(), and the end of interrupting: the signal is dealt with. */
 int signals_take(void);
 
 /* ---- attach.c: a process on our terminal ---- */

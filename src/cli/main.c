@@ -21,8 +21,8 @@ static const struct cli_option global_options[] = {
 };
 
 static const struct cli_verb *const verbs[] = {
-    &verb_caps,   &verb_plan, &verb_checkpoint, &verb_restore, &verb_show,
-    &verb_verify, &verb_list, &verb_drop,       &verb_core,
+    &verb_caps,    &verb_request, &verb_install, &verb_close, &verb_plan, &verb_checkpoint,
+    &verb_restore, &verb_show,    &verb_verify,  &verb_list,  &verb_drop, &verb_core,
 };
 
 static void print_help(void)

@@ -14,6 +14,8 @@ static const int knock_interval_us = 10000;
 
 /* The only state that is not on somebody's stack: a handler has no other place to write to. */
 static volatile sig_atomic_t pending_signal;
+/* And what a command that takes our place is to find again. */
+static struct sigaction pipe_action_before;
 
 static void knock(int number)
 {
@@ -47,7 +49,14 @@ void signals_install(void)
             handle_signal(numbers[i], remember_signal);
     }
     /* A reader of our output that goes away must not end us in the middle of a restore. */
-    signal(SIGPIPE, SIG_IGN);
+    const struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGPIPE, &ignore, &pipe_action_before);
+}
+
+void signals_restore(void)
+{
+    setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+    sigaction(SIGPIPE, &pipe_action_before, NULL);
 }
 
 int signals_pending(void)

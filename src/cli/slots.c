@@ -1,4 +1,4 @@
-/* What goes to a selector, as the command line says it: for the verbs that put something there. */
+/* Selectors and what goes there, as the command line says it: for the verbs that put something there. */
 #include "cli.h"
 
 #include <errno.h>
@@ -80,4 +80,39 @@ int slot_read(const struct cli *cli, const char *text, struct reseat_slot *ret_s
     *ret_slot = slot;
     *ret_is_ours = is_ours;
     return CLI_DONE;
+}
+
+int read_selectors(const struct cli *cli, const struct cli_arguments *arguments, pid_t *ret_pid,
+                   unsigned **ret_selectors, size_t *ret_count)
+{
+    const char *verb = cli->verb->name;
+    if (arguments->word_count < 2)
+        return usage_error(cli, "%s: give a PID and a selector", verb);
+    if (!parse_pid(arguments->words[0], ret_pid))
+        return usage_error(cli, "%s: %s is not a PID", verb, arguments->words[0]);
+    *ret_count = arguments->word_count - 1;
+    *ret_selectors = calloc(*ret_count, sizeof **ret_selectors);
+    if (!*ret_selectors) {
+        message("out of memory");
+        return CLI_FAILED;
+    }
+    for (size_t i = 0; i < *ret_count; i++) {
+        const char *word = arguments->words[i + 1];
+        if (!parse_selector(word, strlen(word), &(*ret_selectors)[i]))
+            return usage_error(cli, "%s: %s is not a selector", verb, word);
+        for (size_t before = 0; before < i; before++)
+            if ((*ret_selectors)[before] == (*ret_selectors)[i])
+                return usage_error(cli, "%s: selector %s is given twice", verb, word);
+    }
+    return CLI_DONE;
+}
+
+void print_selectors(pid_t pid, const char *done, const unsigned *selectors, size_t count)
+{
+    struct json_object *document = json_object_new_object(), *list = json_object_new_array();
+    for (size_t i = 0; i < count; i++)
+        json_object_array_add(list, json_object_new_int64(selectors[i]));
+    json_object_object_add(document, "pid", json_object_new_int(pid));
+    json_object_object_add(document, done, list);
+    json_print(document);
 }
