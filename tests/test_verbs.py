@@ -9,14 +9,17 @@ import signal
 import socket
 
 from reseat_test import Skip, each
-from reseat_test.context import process_state
+from reseat_test.context import process_name, process_state
 
 NOBODY = "nobody"
 PTRACE_SEIZE = 0x4206
 
 
 def sleeper(context, **how):
-    return context.start(["sleep", "1000"], **how)
+    """A process that is asleep: it has started up."""
+    target = context.start(["sleep", "1000"], **how)
+    context.until(lambda: process_name(target.pid) == "sleep" and process_state(target.pid) == "S", "sleep to be asleep")
+    return target
 
 
 def as_nobody():
@@ -282,7 +285,7 @@ def test_changing_needs_the_right_to(context):
 def state_of(pid):
     """What a process shows of itself and that something done to it would change."""
     found = {}
-    for name in "maps", "status", "timers", "wchan":
+    for name in "maps", "status", "timers":
         try:
             with open(f"/proc/{pid}/{name}", encoding="utf-8") as file:
                 found[name] = file.read()
@@ -296,7 +299,6 @@ def state_of(pid):
 
 def test_plan_of_a_plain_process(context):
     target = sleeper(context)
-    context.until(lambda: "nanosleep" in open(f"/proc/{target.pid}/wchan", encoding="utf-8").read() or os.geteuid(), "it to sleep")
     before = state_of(target.pid)
     plan = context.reseat("plan", target.pid, "--json").json
     assert plan["pid"] == target.pid and plan["form"] == "heir" and plan["live"] == {"possible": True, "why": None}

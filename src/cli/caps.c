@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OPTION_SHARED = 1 };
 
@@ -164,8 +165,8 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
     else
         print_table(cli, listing, arguments->word_count > 1, shared);
     if (listing->unseen && !cli->quiet)
-        message("%u process%s could not be looked at and may hold some of this too (root may look at all)",
-                listing->unseen, listing->unseen == 1 ? "" : "es");
+        message("%u process%s could not be looked at and may hold some of this too%s", listing->unseen,
+                listing->unseen == 1 ? "" : "es", geteuid() == 0 ? "" : " (root may look at more)");
     return output_flush() ? CLI_DONE : CLI_FAILED;
 }
 

@@ -250,7 +250,7 @@ static int install(const struct wish *wish, struct reseat_pd *pd, struct reseat_
     if (r < 0) {
         int status = failure(r, &error);
         if (r == -EEXIST)
-            message("install: --replace puts it there all the same; what was there is closed");
+            message("install: --replace asks for that");
         return status;
     }
     return CLI_DONE;
