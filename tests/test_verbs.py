@@ -401,6 +401,34 @@ def test_plan_of_a_dead_twin(context):
     assert "live restore: not possible." in context.reseat("plan", directory).stdout
 
 
+def test_plan_of_an_image(context):
+    """Twin and image, then the image alone: as it is said, so it comes."""
+    with open(context.path("data"), "w+", encoding="utf-8") as file:
+        file.write("12345")
+        file.flush()
+        target = sleeper(context, stdin=file, stdout=None)
+    directory = context.path("parked")
+    before = context.reseat("plan", target.pid, "--json").json
+    context.reseat("checkpoint", target.pid, "-o", directory)
+    both = context.reseat("plan", directory, "--json").json
+    assert both["live"]["possible"] and both["cold"]["possible"], both
+    assert {row["live"]["fate"] for row in both["capabilities"]} == {"kept"}
+    context.reseat("drop", directory)
+    image = context.reseat("plan", directory, "--json").json
+    assert not image["live"]["possible"] and image["cold"]["possible"], image
+    for plan in before, both, image:
+        assert [(row["selector"], row["kind"], row["cold"]["fate"]) for row in plan["capabilities"]] == [
+            (0, "file", "recreated"), (1, "device", "recreated"), (2, "device", "recreated")], plan
+    os.rename(context.path("data"), context.path("elsewhere"))
+    lost = context.reseat("plan", directory, "--json").json["capabilities"][0]["cold"]
+    assert lost["fate"] in ("degraded", "lost") and lost["why"], lost
+    context.until(lambda: context.reap() or process_state(target.pid) is None, "the PID to become free")
+    context.reseat("restore", directory, status=3)
+    os.rename(context.path("elsewhere"), context.path("data"))
+    context.reseat("restore", directory)
+    assert target.alive
+
+
 def test_plan_of_who_cannot_be_looked_at(context):
     assert "1 " in context.reseat("plan", 1, status=1, **as_nobody()).stderr
     target = sleeper(context)

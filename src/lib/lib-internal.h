@@ -46,6 +46,11 @@ void hand_over_terminal(const struct reseat_restore_options *options, const stru
 int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_options *options,
                  struct reseat_restore_result *result, struct reseat_error **ret_error);
 
+struct snapshot_extent;
+/* The `read` of a struct cold_memory; `userdata`: the struct image. */
+int read_image_extent(void *userdata, const struct snapshot_extent *extent, uint64_t offset, void *data,
+                      size_t length, struct reseat_error **ret_error);
+
 /* Reads a checkpoint whose twin is alive, and checks that whoever made the file may speak for the twin. */
 int open_checkpoint(const char *dir, struct snapshot *ret_snapshot, struct reseat_error **ret_error);
 

@@ -5,7 +5,7 @@
  * object_find_fixups() would mend; the cold column is what the kinds say of themselves. All of it reads from
  * outside (procfs, kcmp(2), pidfd_getfd(2)), so that the process runs on, also if somebody else traces it.
  */
-#include "lib-internal.h"
+#include "plan-internal.h"
 
 #include "object/object.h"
 #include "image/image.h"
@@ -16,14 +16,6 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <string.h>
-
-/* What a plan is inside. */
-struct plan {
-    struct reseat_plan public;      /* first, so that a pointer to it is a pointer to the whole */
-    struct reseat_listing *listing; /* whose texts the rows use */
-    char **texts;                   /* all others */
-    size_t text_count;
-};
 
 const char *reseat_fate_name(enum reseat_fate fate)
 {
@@ -53,8 +45,7 @@ static void plan_end(struct plan **plan)
 
 /* ---- writing it down ---- */
 
-/* A text that lives as long as the plan; NULL: out of memory. */
-static _printf_(2, 3) const char *plan_text(struct plan *plan, const char *format, ...)
+const char *plan_text(struct plan *plan, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
@@ -70,8 +61,7 @@ static _printf_(2, 3) const char *plan_text(struct plan *plan, const char *forma
     return *place = text;
 }
 
-/* One more thing about a prospect: the worst fate counts, every reason is said. */
-static int worsen(struct plan *plan, struct reseat_prospect *prospect, enum reseat_fate fate, const char *why)
+int plan_worsen(struct plan *plan, struct reseat_prospect *prospect, enum reseat_fate fate, const char *why)
 {
     const char *text =
         prospect->why ? plan_text(plan, "%s\n%s", prospect->why, why) : plan_text(plan, "%s", why);
@@ -90,7 +80,7 @@ static int compare_rows(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static struct reseat_plan_row *row_of(struct plan *plan, unsigned selector)
+struct reseat_plan_row *plan_row(struct plan *plan, unsigned selector)
 {
     struct reseat_plan_row key = {.selector = selector};
     return bsearch(&key, plan->public.rows, plan->public.row_count, sizeof key, compare_rows);
@@ -128,15 +118,16 @@ static int add_rows(struct plan *plan, pid_t pid, struct reseat_error **ret_erro
 
 /* ---- the live column ---- */
 
-static int add_obstacle(struct plan *plan, const struct obstacle *obstacle)
+int plan_add_obstacle(struct plan *plan, const struct obstacle *obstacle, unsigned restores)
 {
     static const enum reseat_fate fates[] = {RESEAT_KEPT, RESEAT_DEGRADED, RESEAT_LOST, RESEAT_LOST};
     enum reseat_fate fate = fates[obstacle->severity];
-    struct reseat_plan_row *row = obstacle->selector < 0 ? NULL : row_of(plan, (unsigned)obstacle->selector);
+    struct reseat_plan_row *row =
+        obstacle->selector < 0 ? NULL : plan_row(plan, (unsigned)obstacle->selector);
     if (row)
-        return worsen(plan, &row->live, fate, obstacle->sentence);
-    return add_item(plan, RESEAT_LIVE_RESTORE | RESEAT_COLD_RESTORE, fate,
-                    obstacle->severity == SEVERITY_NOTE, obstacle->sentence);
+        return plan_worsen(plan, restores & RESEAT_LIVE_RESTORE ? &row->live : &row->cold, fate,
+                           obstacle->sentence);
+    return add_item(plan, restores, fate, obstacle->severity == SEVERITY_NOTE, obstacle->sentence);
 }
 
 static int add_obstacles(struct plan *plan, enum snapshot_form form, bool leave_running,
@@ -147,7 +138,7 @@ static int add_obstacles(struct plan *plan, enum snapshot_form form, bool leave_
     if (r < 0)
         return r;
     for (size_t i = 0; r == 0 && i < obstacles.count; i++)
-        r = add_obstacle(plan, &obstacles.items[i]);
+        r = plan_add_obstacle(plan, &obstacles.items[i], RESEAT_LIVE_RESTORE | RESEAT_COLD_RESTORE);
     return r < 0 ? error_errno(ret_error, r, "planning for process %d", plan->public.pid) : 0;
 }
 
@@ -159,11 +150,12 @@ static int add_fixups(struct plan *plan, pid_t holder, struct snapshot *snapshot
     if (r < 0)
         return r;
     for (size_t i = 0; r == 0 && i < snapshot->reopens_count; i++) {
-        struct reseat_plan_row *row = row_of(plan, snapshot->reopens[i].selector);
+        struct reseat_plan_row *row = plan_row(plan, snapshot->reopens[i].selector);
         if (row)
-            r = worsen(plan, &row->live, RESEAT_RECREATED,
-                       "It is a file of the process itself in /proc, which speaks of a process that is gone "
-                       "then: it is opened again, at the same position");
+            r = plan_worsen(
+                plan, &row->live, RESEAT_RECREATED,
+                "It is a file of the process itself in /proc, which speaks of a process that is gone "
+                "then: it is opened again, at the same position");
     }
     return r < 0 ? error_errno(ret_error, r, "planning for process %u", snapshot->process.pid) : 0;
 }
@@ -176,18 +168,20 @@ static int add_shared(struct plan *plan, struct reseat_error **ret_error)
     if (r < 0)
         return r;
     for (size_t i = 0; r == 0 && i < shared.file_count; i++) {
-        struct reseat_plan_row *row = row_of(plan, (unsigned)shared.files[i]);
+        struct reseat_plan_row *row = plan_row(plan, (unsigned)shared.files[i]);
         if (row)
-            r = worsen(plan, &row->live, RESEAT_KEPT,
-                       "The process moves its position while it runs on; that of the checkpoint is put back "
-                       "unless somebody else holds the object then");
+            r = plan_worsen(
+                plan, &row->live, RESEAT_KEPT,
+                "The process moves its position while it runs on; that of the checkpoint is put back "
+                "unless somebody else holds the object then");
     }
     for (size_t i = 0; r == 0 && i < shared.epoll_count; i++) {
-        struct reseat_plan_row *row = row_of(plan, (unsigned)shared.epolls[i]);
+        struct reseat_plan_row *row = plan_row(plan, (unsigned)shared.epolls[i]);
         if (row)
-            r = worsen(plan, &row->live, RESEAT_KEPT,
-                       "The process may change its interest set while it runs on; that of the checkpoint is "
-                       "put back");
+            r = plan_worsen(
+                plan, &row->live, RESEAT_KEPT,
+                "The process may change its interest set while it runs on; that of the checkpoint is "
+                "put back");
     }
     if (r == 0)
         r = add_item(plan, RESEAT_LIVE_RESTORE, RESEAT_KEPT, true,
@@ -274,58 +268,6 @@ static int add_process(struct plan *plan, pid_t pid, struct reseat_error **ret_e
     return r < 0 ? error_errno(ret_error, r, "planning for process %d", pid) : 0;
 }
 
-/* ---- the cold column ---- */
-
-/* Why there is no cold restore of anything as yet. */
-static const char no_images[] = "A restore from an image alone does not exist yet";
-
-/* What a verdict says of a row without the words that the row itself has, so that what is said of many
- * selectors can be said once. */
-static const char *reason_of(const struct reseat_plan_row *row, const char *sentence)
-{
-    _cleanup_free_ char *prefix = NULL;
-    int length = asprintf(&prefix, "Selector %u (%s, %s): ", row->selector, row->kind, row->name);
-    if (length < 0) {
-        prefix = NULL;
-        return sentence;
-    }
-    return strncmp(sentence, prefix, (size_t)length) == 0 ? sentence + length : sentence;
-}
-
-/* `snapshot`: with objects and capabilities, of the process or of its image. */
-static int add_cold(struct plan *plan, const struct snapshot *snapshot, struct reseat_error **ret_error)
-{
-    static const enum reseat_fate fates[] = {RESEAT_KEPT, RESEAT_RECREATED, RESEAT_DEGRADED, RESEAT_LOST};
-    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
-    int r = object_judge_cold(snapshot, NULL, &verdicts, ret_error);
-    if (r < 0)
-        return r;
-    for (size_t i = 0; i < plan->public.row_count; i++)
-        plan->public.rows[i].cold.fate = RESEAT_LOST; /* opened since the snapshot, if nothing is said */
-    for (size_t i = 0; r == 0 && i < verdicts.count; i++) {
-        const struct object_verdict *verdict = &verdicts.items[i];
-        struct reseat_plan_row *row = row_of(plan, verdict->selector);
-        if (!row)
-            continue;
-        row->cold.fate = fates[verdict->fate];
-        if (verdict->sentence)
-            r = worsen(plan, &row->cold, fates[verdict->fate], reason_of(row, verdict->sentence));
-    }
-    plan->public.cold_blocked = plan->public.cold_blocked ? plan->public.cold_blocked : no_images;
-    return r < 0 ? error_errno(ret_error, r, "planning for process %d", plan->public.pid) : 0;
-}
-
-/* A live process, from which an image would be made. */
-static int add_cold_of_process(struct plan *plan, struct reseat_error **ret_error)
-{
-    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
-    _cleanup_(snapshot_free) struct snapshot snapshot = {.process = {.pid = (uint32_t)plan->public.pid}};
-    int r = native_pd_open(plan->public.pid, &pd, ret_error);
-    if (r == 0)
-        r = object_capture_outline(pd, &snapshot, ret_error);
-    return r < 0 ? r : add_cold(plan, &snapshot, ret_error);
-}
-
 /* ---- a live process ---- */
 
 /* What is in the way of a checkpoint altogether is no failure of the plan. -ESRCH and the like are. */
@@ -368,7 +310,7 @@ int reseat_plan(pid_t pid, unsigned flags, struct reseat_plan **ret_plan, struct
     if (r == 0)
         r = add_process(plan, pid, ret_error);
     if (r == 0)
-        r = add_cold_of_process(plan, ret_error);
+        r = plan_cold_process(plan, ret_error);
     if (r < 0)
         return r;
     *ret_plan = &TAKE_PTR(plan)->public;
@@ -409,66 +351,25 @@ static int plan_twin(struct plan *plan, struct snapshot *snapshot, struct reseat
     return r;
 }
 
-/* The rows as the image has them, for a checkpoint whose twin is gone. */
-static int add_rows_of_image(struct plan *plan, const struct snapshot *snapshot)
-{
-    const char *texts = (const char *)snapshot->blobs;
-    plan->public.rows = calloc(snapshot->capabilities_count + 1, sizeof *plan->public.rows);
-    if (!plan->public.rows)
-        return -ENOMEM;
-    for (size_t i = 0; i < snapshot->capabilities_count; i++) {
-        const struct snapshot_capability *capability = &snapshot->capabilities[i];
-        const struct snapshot_object *object = &snapshot->objects[capability->object - 1];
-        struct reseat_plan_row *row = &plan->public.rows[plan->public.row_count++];
-        *row = (struct reseat_plan_row){
-            .selector = capability->selector,
-            .kind = plan_text(plan, "%s", texts + object->kind_offset),
-            .object = plan_text(plan, "o%u", object->id),
-            .name = plan_text(plan, "%s", texts + object->name_offset),
-            .live = {.fate = RESEAT_LOST},
-        };
-        if (!row->kind || !row->object || !row->name)
-            return -ENOMEM;
-    }
-    return 0;
-}
-
-/* A checkpoint that was taken without an image: what there is, is the twin's alone. */
-static int add_no_image(struct plan *plan)
-{
-    for (size_t i = 0; i < plan->public.row_count; i++)
-        plan->public.rows[i].cold.fate = RESEAT_LOST;
-    plan->public.cold_blocked =
-        "The checkpoint was taken with --live: it has no image, and everything is in its "
-        "twin";
-    return 0;
-}
-
 int reseat_plan_restore(const char *dir, struct reseat_plan **ret_plan, struct reseat_error **ret_error)
 {
-    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(snapshot_free) struct snapshot of_twin = {0};
+    _cleanup_(image_close) struct image *image = NULL;
     _cleanup_error_ struct reseat_error *no_twin = NULL;
     _cleanup_(plan_end) struct plan *plan = calloc(1, sizeof *plan);
-    uid_t owner;
     if (!plan)
         return error_errno(ret_error, -ENOMEM, "planning for %s", dir);
-    int r = open_checkpoint(dir, &snapshot, &no_twin);
-    bool has_twin = r == 0;
-    if (!has_twin)
-        r = image_read(dir, &snapshot, &owner, ret_error);
+    int r = image_open(dir, &image, ret_error);
     if (r < 0)
         return r;
-    plan->public.pid = (pid_t)snapshot.process.pid;
-    plan->public.is_copy = snapshot.process.form == SNAPSHOT_FORM_COPY;
-    if (has_twin)
-        r = plan_twin(plan, &snapshot, ret_error);
+    plan->public.pid = (pid_t)image_snapshot(image)->process.pid;
+    plan->public.is_copy = image_snapshot(image)->process.form == SNAPSHOT_FORM_COPY;
+    if (open_checkpoint(dir, &of_twin, &no_twin) == 0)
+        r = plan_twin(plan, &of_twin, ret_error);
     else
         plan->public.live_blocked = plan_text(plan, "%s", reseat_error_message(no_twin));
-    if (r == 0 && !has_twin && add_rows_of_image(plan, &snapshot) < 0)
-        r = error_errno(ret_error, -ENOMEM, "planning for %s", dir);
     if (r == 0)
-        r = snapshot.objects_count || snapshot.capabilities_count ? add_cold(plan, &snapshot, ret_error)
-                                                                  : add_no_image(plan);
+        r = plan_cold_checkpoint(plan, image, ret_error);
     if (r < 0)
         return r;
     *ret_plan = &TAKE_PTR(plan)->public;

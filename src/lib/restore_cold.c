@@ -43,8 +43,8 @@ static void cold_restore_end(struct cold_restore *restore)
 
 /* ---- what is asked of the image ---- */
 
-static int read_extent(void *userdata, const struct snapshot_extent *extent, uint64_t offset, void *data,
-                       size_t length, struct reseat_error **ret_error)
+int read_image_extent(void *userdata, const struct snapshot_extent *extent, uint64_t offset, void *data,
+                      size_t length, struct reseat_error **ret_error)
 {
     return image_read_memory(userdata, extent, offset, data, length, ret_error);
 }
@@ -314,7 +314,7 @@ int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_opt
         return r;
     cold_renumber(&restore.snapshot);
     restore.plan.snapshot = &restore.snapshot;
-    restore.plan.memory = (struct cold_memory){image_file(restore.image), read_extent, restore.image};
+    restore.plan.memory = (struct cold_memory){image_file(restore.image), read_image_extent, restore.image};
     restore.plan.new_pid = options->flags & RESEAT_NEW_PID;
     restore.plan.new_namespace = options->flags & RESEAT_NEW_NAMESPACE;
     restore.plan.is_child = options->flags & RESEAT_CHILD;
