@@ -89,7 +89,7 @@ def test_shared_is_not_fooled_by_equal_inodes(context):
 
 
 def test_shared_says_how_many_it_could_not_see(context):
-    target = context.start(["sleep", "1000"], user=NOBODY) if os.geteuid() == 0 else sleeper(context)
+    target = sleeper(context, user=NOBODY) if os.geteuid() == 0 else sleeper(context)
     result = context.reseat("caps", target.pid, "--shared", "--json", **as_nobody())
     assert "could not be looked at" in result.stderr and len(result.json) == 3
     assert context.reseat("-q", "caps", target.pid, "--shared", **as_nobody()).stderr == ""
@@ -274,7 +274,7 @@ def test_changing_needs_the_right_to(context):
         result = context.reseat(*arguments, status=1, **other)
         assert str(target.pid) in result.stderr and "root" in result.stderr, result
     # Their own they may.
-    theirs = context.start(["sleep", "1000"], user=NOBODY, cwd="/")
+    theirs = sleeper(context, user=NOBODY, cwd="/")
     context.reseat("install", theirs.pid, 5, "--open", "/dev/null", **other)
     context.reseat("close", theirs.pid, 5, **other)
 

@@ -58,6 +58,11 @@ static void free_pd(struct reseat_pd **pd)
     reseat_pd_free(*pd);
 }
 
+static void free_listing(struct reseat_listing **listing)
+{
+    reseat_listing_free(*listing);
+}
+
 static void close_cap(const int *cap)
 {
     if (*cap >= 0)
@@ -150,25 +155,23 @@ static int read_wish(const struct cli *cli, const struct cli_arguments *argument
 
 /* ---- what is there now ---- */
 
-/* What the selectors that are to be replaced have: their slots' flags, and the access of all together. */
-static int look_at_slots(const struct wish *wish, struct reseat_pd *pd, struct reseat_pd_slot *slots,
-                         unsigned *ret_access, struct reseat_error **ret_error)
+/* What the selectors that are to be replaced have: close-on-exec, and the access of all together. */
+static int look_at_slots(const struct wish *wish, struct reseat_pd_slot *slots, unsigned *ret_access,
+                         struct reseat_error **ret_error)
 {
-    for (size_t i = 0; i < wish->count; i++) {
-        struct reseat_pd_slot now = {.cap = -1};
-        size_t count = 0;
-        unsigned next;
-        int r = reseat_pd_request_many(pd, wish->selectors[i], &now, 1, &count, &next, ret_error);
-        if (r < 0)
-            return r;
-        if (count && now.selector == wish->selectors[i]) {
-            slots[i].flags |= now.flags & RESEAT_CLOEXEC;
-            *ret_access |= now.flags & (RESEAT_READ | RESEAT_WRITE);
+    _cleanup_(free_listing) struct reseat_listing *listing = NULL;
+    int r = reseat_list_capabilities(&wish->pid, 1, &listing, ret_error);
+    for (size_t i = 0; r == 0 && i < listing->count; i++) {
+        const struct reseat_capability *now = &listing->capabilities[i];
+        for (size_t j = 0; j < wish->count; j++) {
+            if (wish->selectors[j] != now->selector)
+                continue;
+            slots[j].flags |= now->cloexec ? RESEAT_CLOEXEC : 0;
+            *ret_access |=
+                (strchr(now->access, 'r') ? RESEAT_READ : 0) | (strchr(now->access, 'w') ? RESEAT_WRITE : 0);
         }
-        if (count)
-            close(now.cap);
     }
-    return 0;
+    return r;
 }
 
 /* ---- what is to go there ---- */
@@ -234,7 +237,7 @@ static int install(const struct wish *wish, struct reseat_pd *pd, struct reseat_
     struct reseat_error *error = NULL;
     unsigned access_before = 0;
     bool is_ours = false;
-    int r = wish->replace ? look_at_slots(wish, pd, slots, &access_before, &error) : 0;
+    int r = wish->replace ? look_at_slots(wish, slots, &access_before, &error) : 0;
     if (r < 0)
         return failure(r, &error);
     int cap = get_source(wish, access_before, &is_ours);
