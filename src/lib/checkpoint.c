@@ -55,11 +55,13 @@ struct checkpoint {
     struct image_draft draft;
     struct shared_objects shared; /* what a copy will share with the target */
     struct target target;
+    struct object_freeze *freeze; /* TCP connections that the image is to carry over */
     uint64_t pause_ns;
 };
 
 static void checkpoint_end(struct checkpoint *checkpoint)
 {
+    object_freeze_end(&checkpoint->freeze);
     target_release(&checkpoint->target);
     shared_objects_end(&checkpoint->shared);
     image_draft_end(&checkpoint->draft);
@@ -172,7 +174,9 @@ static int write_image(struct checkpoint *checkpoint, struct target *twin, struc
         .progress = {checkpoint->options->progress, checkpoint->options->progress_userdata},
     };
     int r = 0;
-    if (!checkpoint->leaves_running)
+    if (!checkpoint->leaves_running && (flags & RESEAT_IMAGE))
+        r = durable_freeze_connections(twin->pid, snapshot, &checkpoint->freeze, ret_error);
+    if (r == 0 && !checkpoint->leaves_running)
         r = durable_capture_objects(twin->pid, snapshot, ret_error);
     if (r == 0)
         r = durable_describe(twin, snapshot, ret_error);
@@ -203,6 +207,8 @@ static int publish(struct checkpoint *checkpoint, struct target *twin, struct re
 static int kill_target(struct checkpoint *checkpoint, struct reseat_error **ret_error)
 {
     struct target *target = &checkpoint->target;
+    if (checkpoint->freeze)
+        object_freeze_commit(checkpoint->freeze);
     int r = sys_pidfd_send_signal(target->pidfd, SIGKILL);
     checkpoint->pause_ns = now_ns() - target->stop_ns;
     if (r < 0)

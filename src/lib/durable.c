@@ -23,7 +23,7 @@ int durable_find_obstacles(pid_t pid, struct obstacles *obstacles, struct reseat
     outline.process.pid = (uint32_t)pid;
     int r = native_pd_open(pid, &pd, ret_error);
     if (r == 0)
-        r = object_capture_outline(pd, &outline, ret_error);
+        r = object_capture_outline(pd, true, &outline, ret_error);
     if (r == 0)
         r = object_judge_cold(&outline, NULL, &verdicts, ret_error);
     for (size_t i = 0; r == 0 && i < verdicts.count; i++) {
@@ -63,6 +63,14 @@ bool durable_shares_memory(pid_t pid)
 }
 
 /* ---- what the rooms say ---- */
+
+int durable_freeze_connections(pid_t pid, const struct snapshot *snapshot, struct object_freeze **ret_freeze,
+                               struct reseat_error **ret_error)
+{
+    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
+    int r = native_pd_open(pid, &pd, ret_error);
+    return r == 0 ? object_freeze_connections(pd, snapshot, ret_freeze, ret_error) : r;
+}
 
 int durable_capture_objects(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
 {

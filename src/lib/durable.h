@@ -4,6 +4,7 @@
 #include "process/process.h"
 #include "snapshot/snapshot.h"
 
+struct object_freeze;
 struct target;
 
 /* Adds what an image would not bring back of the capabilities of live process `pid`. */
@@ -11,6 +12,9 @@ int durable_find_obstacles(pid_t pid, struct obstacles *obstacles, struct reseat
 /* Whether a copy of process `pid` shares memory with it that an image has to store: then it must not run
  * while that is written. */
 bool durable_shares_memory(pid_t pid);
+/* For an image that is to be all that is left: see object_freeze_connections(). */
+int durable_freeze_connections(pid_t pid, const struct snapshot *snapshot, struct object_freeze **ret_freeze,
+                               struct reseat_error **ret_error);
 /* The capability map and the object table, of a stopped target or of its twin. */
 int durable_capture_objects(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error);
 /* Everything else but memory: state, memory map, the objects that are mapped. */

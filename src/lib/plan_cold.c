@@ -54,7 +54,7 @@ int plan_cold_process(struct plan *plan, struct reseat_error **ret_error)
     _cleanup_(snapshot_free) struct snapshot snapshot = {.process = {.pid = (uint32_t)plan->public.pid}};
     int r = native_pd_open(plan->public.pid, &pd, ret_error);
     if (r == 0)
-        r = object_capture_outline(pd, &snapshot, ret_error);
+        r = object_capture_outline(pd, false, &snapshot, ret_error);
     return r < 0 ? r : add_cold(plan, &snapshot, ret_error);
 }
 

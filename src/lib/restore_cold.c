@@ -271,6 +271,8 @@ static int make_process(struct cold_restore *restore, struct reseat_restore_resu
     if (r == 0)
         r = process_rebuild(&seed, snapshot, ret_error);
     if (r == 0)
+        r = object_thaw_connections(&restore->objects, snapshot, ret_error);
+    if (r == 0)
         r = process_commit(&seed, snapshot, ret_error);
     if (r < 0)
         return r;

@@ -4,6 +4,7 @@
 #include "lib-internal.h"
 
 #include "image/image.h"
+#include "object/object.h"
 #include "twin/twin.h"
 
 #include <errno.h>
@@ -99,6 +100,8 @@ int reseat_drop(const char *dir, struct reseat_error **ret_error)
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
     _cleanup_error_ struct reseat_error *error = NULL;
     int r = open_checkpoint(dir, &snapshot, &error);
+    if (r == 0 || snapshot.vmas_count > 0)
+        object_forget_connections(&snapshot);
     if (r == 0)
         r = twin_end((pid_t)snapshot.process.twin, snapshot.process.twin_start_time, &error);
     /* A twin that is gone already (killed, or the machine was started again) needs no end. */

@@ -27,7 +27,7 @@ struct place {
 
 struct capturing {
     struct snapshot *snapshot;
-    bool without_content;
+    bool without_content, freezes;
     struct native_pd *pd, *self;
     struct object_table table, own_table;
     struct observer observer, own_observer;
@@ -296,6 +296,7 @@ static int capture_object(struct capturing *all, size_t index, struct reseat_err
         .snapshot = all->snapshot,
         .row = (uint32_t)(all->first_row + index),
         .without_content = all->without_content,
+        .freezes = all->freezes,
     };
     int r = observer_see(is_own ? &all->own_observer : &all->observer, place.selector, &sight, ret_error);
     if (r > 0)
@@ -333,26 +334,28 @@ static int capture_all(struct capturing *all, struct reseat_error **ret_error)
 
 /* ---- all of it ---- */
 
-static int capture_process(struct native_pd *pd, bool without_content, struct snapshot *snapshot,
-                           struct reseat_error **ret_error)
+static int capture_process(struct capturing *all, struct reseat_error **ret_error)
 {
-    _cleanup_(capturing_end) struct capturing all = {.snapshot = snapshot,
-                                                     .pd = pd,
-                                                     .without_content = without_content};
-    int r = capturing_begin(&all, ret_error);
+    int r = capturing_begin(all, ret_error);
     if (r == 0)
-        r = add_capability_space(&all, ret_error);
-    return r == 0 ? capture_all(&all, ret_error) : r;
+        r = add_capability_space(all, ret_error);
+    return r == 0 ? capture_all(all, ret_error) : r;
 }
 
 int object_capture(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error)
 {
-    return capture_process(pd, false, snapshot, ret_error);
+    _cleanup_(capturing_end) struct capturing all = {.snapshot = snapshot, .pd = pd};
+    return capture_process(&all, ret_error);
 }
 
-int object_capture_outline(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error)
+int object_capture_outline(struct native_pd *pd, bool freezes, struct snapshot *snapshot,
+                           struct reseat_error **ret_error)
 {
-    return capture_process(pd, true, snapshot, ret_error);
+    _cleanup_(capturing_end) struct capturing all = {.snapshot = snapshot,
+                                                     .pd = pd,
+                                                     .without_content = true,
+                                                     .freezes = freezes};
+    return capture_process(&all, ret_error);
 }
 
 /* ---- what is only mapped ---- */

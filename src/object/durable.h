@@ -23,6 +23,7 @@ struct object_capture {
     struct snapshot *snapshot;
     uint32_t row;         /* of the object in snapshot->objects */
     bool without_content; /* only an outline is wanted */
+    bool freezes;         /* and connections would be frozen */
     uint8_t *state;
     size_t length;
 };

@@ -175,8 +175,10 @@ int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_erro
  * must already name the process that the snapshot is of. Everything is read through capabilities got by
  * request: no queue is emptied, no position moved. */
 int object_capture(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error);
-/* The same without contents, only for object_judge_cold(): quick, whatever the files and queues hold. */
-int object_capture_outline(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error);
+/* The same without contents, only for object_judge_cold(): quick, whatever the files and queues hold.
+ * `freezes`: TCP connections are to be judged as if object_freeze_connections() came first. */
+int object_capture_outline(struct native_pd *pd, bool freezes, struct snapshot *snapshot,
+                           struct reseat_error **ret_error);
 /* After object_capture(): the id of the object behind a mapping (memfd, deleted file), which may have no
  * selector any more; it is added if it is not there. `fd`: ours, open on /proc/PID/map_files/START-END. */
 int object_capture_mapped(struct native_pd *pd, int fd, struct snapshot *snapshot, object_id_t *ret_object,
@@ -253,8 +255,8 @@ int object_recreate_late(struct object_set *set, const struct snapshot *snapshot
 struct object_freeze;
 
 /* Drops the packets of all TCP connections of `pd` and puts their sockets into repair mode; object_capture()
- * then reads them. What is not permitted here is no error. `snapshot->process` has the PID and realtime_ns.
- */
+ * then reads them. What is not permitted here is no error. `process.realtime_ns` names the
+ * barrier. */
 int object_freeze_connections(struct native_pd *pd, const struct snapshot *snapshot,
                               struct object_freeze **ret_freeze, struct reseat_error **ret_error);
 /* The point of no return, right before the process is killed: sockets stay in repair mode, so that they close

@@ -7,8 +7,8 @@
  *              meets the barrier, not a kernel that would answer with a reset
  *     thaw     new sockets with the same state leave repair mode, the barrier goes, the peer sends again
  *
- * Until the commit all of it can be taken back. The barrier outlives us and is named in the image by its PID
- * and time: whoever drops the image takes it away. */
+ * Until the commit all of it can be taken back. The barrier outlives us and is named after the time of
+ * the image: whoever drops the image takes it away. */
 #include "object/tcp_freeze.h"
 #include "object/kinds.h"
 #include "object/packet_barrier.h"
@@ -31,8 +31,7 @@ struct object_freeze {
 
 static void barrier_name(const struct snapshot *snapshot, char name[static BARRIER_NAME_BYTES])
 {
-    snprintf(name, BARRIER_NAME_BYTES, "reseat-%u-%llu", snapshot->process.pid,
-             (unsigned long long)snapshot->process.realtime_ns);
+    snprintf(name, BARRIER_NAME_BYTES, "reseat-%llu", (unsigned long long)snapshot->process.realtime_ns);
 }
 
 static int set_repair(native_cap_t cap, int value)
@@ -88,6 +87,18 @@ static bool is_connection(native_cap_t cap, struct packet_connection *ret_connec
     return own >= 0 && namespace_cookie(own) == namespace_cookie(cap) &&
            getsockname(cap, (struct sockaddr *)&ret_connection->local, &local_length) == 0 &&
            getpeername(cap, (struct sockaddr *)&ret_connection->peer, &peer_length) == 0;
+}
+
+/* An empty barrier says whether we may make one. */
+bool tcp_can_freeze(native_cap_t cap)
+{
+    struct packet_connection connection = {0};
+    char name[BARRIER_NAME_BYTES];
+    snprintf(name, sizeof name, "reseat-asks-%d", getpid());
+    if (!is_connection(cap, &connection) || packet_barrier_make(name, NULL, 0) < 0)
+        return false;
+    packet_barrier_remove(name);
+    return true;
 }
 
 static int add_connection(struct object_freeze *all, native_cap_t cap)

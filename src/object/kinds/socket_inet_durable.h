@@ -10,7 +10,8 @@
 enum inet_flags {
     INET_LISTENING = 1 << 0,
     INET_CONNECTED = 1 << 1,
-    INET_FROZEN = 1 << 2, /* TCP: a struct tcp_state stands behind all; no packet has come since */
+    INET_TO_BE_FROZEN = 1 << 3, /* TCP, only in an outline */
+    INET_FROZEN = 1 << 2,       /* TCP: a struct tcp_state stands behind all; no packet has come since */
 };
 
 union inet_name {

@@ -16,18 +16,19 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#define TCP_ESTABLISHED   1
-#define TCP_SYN_SENT      2
-#define TCP_FIN_WAIT1     4
-#define TCP_FIN_WAIT2     5
-#define TCP_CLOSE_WAIT    8
+#define TCP_ESTABLISHED    1
+#define TCP_SYN_SENT       2
+#define TCP_FIN_WAIT1      4
+#define TCP_FIN_WAIT2      5
+#define TCP_CLOSE_WAIT     8
 
-#define OPTION_MSS        2 /* of the protocol: TCPOPT_* */
-#define OPTION_WINDOW     3
-#define OPTION_SACK       4
-#define OPTION_TIMESTAMP  8
-#define QUEUE_BYTES_MAX   (1U << 30)
-#define QUEUE_PIECE_BYTES 32768
+#define OPTION_MSS         2 /* of the protocol: TCPOPT_* */
+#define OPTION_WINDOW      3
+#define OPTION_SACK        4
+#define OPTION_TIMESTAMP   8
+#define QUEUE_BYTES_MAX    (1U << 30)
+#define QUEUE_PIECE_BYTES  32768
+#define OLD_SOCKET_WAIT_NS UINT64_C(3000000000)
 
 struct tcp_state {
     uint32_t state;   /* TCP_ESTABLISHED, … */
@@ -134,6 +135,8 @@ static int capture_tcp(struct object_capture *capture, struct reseat_error **ret
         state.flags |= INET_FROZEN;
         r = add_connection(capture, &info);
     }
+    if (capture->freezes && (state.flags & INET_CONNECTED) && tcp_can_freeze(capture->cap))
+        state.flags |= INET_TO_BE_FROZEN;
     if (r == 0 && info.tcpi_state == TCP_SYN_SENT)
         r = capture_degraded(capture, "it was about to connect: it comes back as not connected");
     memcpy(capture->state, &state, sizeof state);
@@ -175,6 +178,8 @@ static bool is_carried_state(uint32_t state)
 static const char *find_hindrance(const struct object_view *view)
 {
     struct inet_parts parts = inet_parts_of(view);
+    if (parts.state.flags & INET_TO_BE_FROZEN)
+        return NULL;
     if (!(parts.state.flags & INET_FROZEN))
         return "it was not frozen when the image was made (that takes CAP_NET_ADMIN, nf_tables, and a "
                "checkpoint that kills the process and keeps no twin)";
@@ -281,6 +286,18 @@ static int make_room(int fd)
     return setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) < 0 ? -errno : 0;
 }
 
+/* The process of a stream may still be about to end, and with it the old socket. */
+static int connect_when_free(int fd, const struct inet_parts *parts)
+{
+    for (uint64_t deadline = now_ns() + OLD_SOCKET_WAIT_NS;;) {
+        if (connect(fd, &parts->peer.any, parts->state.peer_length) == 0)
+            return 0;
+        if (errno != EADDRNOTAVAIL || now_ns() > deadline)
+            return -errno;
+        usleep(5000);
+    }
+}
+
 /* Leaves the socket in repair mode: until the process is complete, it is to be able to go without a word. */
 static int carry_over(const struct object_view *view, int fd, const char **ret_step)
 {
@@ -297,7 +314,7 @@ static int carry_over(const struct object_view *view, int fd, const char **ret_s
     STEP("setting the sending sequence", set_sequence(fd, TCP_SEND_QUEUE, state.send_sequence))
     STEP("setting the receiving sequence", set_sequence(fd, TCP_RECV_QUEUE, state.receive_sequence))
     STEP("binding", bind(fd, &parts.local.any, parts.state.local_length))
-    STEP("connecting", connect(fd, &parts.peer.any, parts.state.peer_length))
+    STEP("connecting", connect_when_free(fd, &parts))
     STEP("setting the connection's options", set_options(fd, &state))
     STEP("making room for the queues", make_room(fd))
     STEP("filling the receive queue",
@@ -318,7 +335,7 @@ static int recreate_connection(struct object_making *making, const struct object
     struct inet_parts parts = inet_parts_of(view);
     const char *step = "";
     int fd;
-    if (find_hindrance(view)) {
+    if (!(parts.state.flags & INET_FROZEN) || find_hindrance(view)) {
         int r = inet_make_reset(view, &fd, ret_error);
         if (r == 0)
             making_put(making, view_id(view), fd);
