@@ -14,7 +14,7 @@ demo: all
 	@tools/setup demo
 	@tools/demo $(BUILD)/reseat
 
-check: all
+check: all foc
 	@tools/setup check
 	@tests/run --build $(BUILD) $(TESTS)
 
@@ -35,6 +35,14 @@ sanitize:
 	@ninja -C $(SANITIZE) --quiet
 	@tests/run --build $(SANITIZE) $(TESTS)
 
+# The part for Fiasco.OC (docs/foc.md): built with the ordinary compiler, run on a kernel that is yours.
+foc:
+	@tools/setup build
+	@$(MAKE) --no-print-directory --silent -C foc BUILD=../$(BUILD)/foc
+
+foc-run: foc
+	@foc/run $(BUILD)/foc "$(FIASCO)"
+
 install: all
 	@meson install -C $(BUILD) --no-rebuild
 	@test -n "$(DESTDIR)" || ldconfig 2>/dev/null || true # only root can
@@ -42,4 +50,4 @@ install: all
 clean:
 	@rm -rf $(BUILD) $(SANITIZE)
 
-.PHONY: all demo check bench lint sanitize install clean
+.PHONY: all demo check bench lint sanitize foc foc-run install clean

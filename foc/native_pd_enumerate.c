@@ -2,13 +2,15 @@
  *
  * Probing asks for each of the 65,536 selectors whether it is valid.
  *
- * Halving makes the kernel's bulk map answer for a whole range at once. The range is mapped into a scratch task whose
- * factory has not one page of memory left: a capability table takes a page (kern/obj_space_phys_util.cpp, caps_alloc), so
- * mapping an empty range succeeds, and mapping a range that holds anything fails for want of memory. The scratch task
- * never holds anything, nothing has to be cleaned up, and the kernel skips 128 selectors at a time where there is no
- * table. What remains of a range is probed.
+ * Halving makes the kernel's bulk map answer for a whole range at once. The range is mapped into a scratch
+ * task whose factory has not one page of memory left: a capability table takes a page
+ * (kern/obj_space_phys_util.cpp, caps_alloc), so mapping an empty range succeeds, and mapping a range that
+ * holds anything fails for want of memory. The scratch task never holds anything, nothing has to be cleaned
+ * up, and the kernel skips 128 selectors at a time where there is no table. What remains of a range is
+ * probed.
  *
- * A range that the kernel calls full but that turns out empty (the kernel itself has no memory left) costs time only. */
+ * A range that the kernel calls full but that turns out empty (the kernel itself has no memory left) costs
+ * time only. */
 #include "native_pd_foc.h"
 
 #include "base/base.h"
@@ -19,7 +21,8 @@
 
 bool foc_range_is_empty(foc_slot_t task, selector_t first, unsigned order)
 {
-    return kernel_map(foc_tight_task(), task, FOC_FPAGE_SLOTS(first, order, FOC_RIGHTS_RWS), FOC_CAP(first), 0) == 0;
+    return kernel_map(foc_tight_task(), task, FOC_FPAGE_SLOTS(first, order, FOC_RIGHTS_RWS), FOC_CAP(first),
+                      0) == 0;
 }
 
 static unsigned order_at(selector_t selector)

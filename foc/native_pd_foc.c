@@ -1,11 +1,11 @@
-/* The native PD interface on Fiasco.OC: the seam of src/native_pd/native_pd.h on a task. Request maps a capability out of
- * the task into a slot of ours, install maps one of ours into it, close unmaps: l4_task_map and l4_task_unmap of the
- * kernel's interface (kern/task.cpp), as in the original proposal for Genode.
+/* The native PD interface on Fiasco.OC: the seam of src/native_pd/native_pd.h on a task. Request maps a
+ * capability out of the task into a slot of ours, install maps one of ours into it, close unmaps: l4_task_map
+ * and l4_task_unmap of the kernel's interface (kern/task.cpp), as in the original proposal for Genode.
  *
- * The kernel calls a map a success that did nothing: from an empty slot, to a selector that no capability space has. And
- * it replaces what is at an occupied selector without a word. So everything is checked before, and every map is verified:
- * what arrived is mapped back and compared, object and rights. D is never handed on: destroying a task that holds a
- * capability with D would destroy the object for everybody. */
+ * The kernel calls a map a success that did nothing: from an empty slot, to a selector that no capability
+ * space has. And it replaces what is at an occupied selector without a word. So everything is checked before,
+ * and every map is verified: what arrived is mapped back and compared, object and rights. D is never handed
+ * on: destroying a task that holds a capability with D would destroy the object for everybody. */
 #include "native_pd_internal.h"
 
 #include "base/base.h"
@@ -23,10 +23,12 @@ static int task_of(struct native_pd *pd, foc_slot_t *ret_task, struct reseat_err
 
 static unsigned rights_of_flags(unsigned flags)
 {
-    return FOC_RIGHT_R | (flags & NATIVE_WRITE ? FOC_RIGHT_W : 0u) | (flags & NATIVE_SPECIAL ? FOC_RIGHT_S : 0u);
+    return FOC_RIGHT_R | (flags & NATIVE_WRITE ? FOC_RIGHT_W : 0u) |
+           (flags & NATIVE_SPECIAL ? FOC_RIGHT_S : 0u);
 }
 
-/* A copy in a slot of ours of what `task` has at `selector`, with all its rights but D. 0 in *ret_slot: it is empty. */
+/* A copy in a slot of ours of what `task` has at `selector`, with all its rights but D. 0 in *ret_slot: it is
+ * empty. */
 static int fetch(foc_slot_t task, selector_t selector, foc_slot_t *ret_slot)
 {
     foc_slot_t slot = slots_take();
@@ -44,14 +46,15 @@ static int fetch(foc_slot_t task, selector_t selector, foc_slot_t *ret_slot)
 
 /* ---- next, list ---- */
 
-int native_pd_list(struct native_pd *pd, selector_t from, selector_t *selectors, size_t capacity, size_t *ret_count,
-                   struct reseat_error **ret_error)
+int native_pd_list(struct native_pd *pd, selector_t from, selector_t *selectors, size_t capacity,
+                   size_t *ret_count, struct reseat_error **ret_error)
 {
     int r = foc_list_by_halving(pd, from, selectors, capacity, ret_count);
     return r < 0 ? error_set(ret_error, r, "PD %d has ended", pd->id) : 0;
 }
 
-int native_pd_next(struct native_pd *pd, selector_t from, selector_t *ret_selector, struct reseat_error **ret_error)
+int native_pd_next(struct native_pd *pd, selector_t from, selector_t *ret_selector,
+                   struct reseat_error **ret_error)
 {
     foc_slot_t task;
     int r = task_of(pd, &task, ret_error);
@@ -83,8 +86,9 @@ static void give_back(struct native_slot *slots, size_t count)
         slots_drop((foc_slot_t)slots[i].cap);
 }
 
-int native_pd_request_many(struct native_pd *pd, selector_t from, struct native_slot *ret_slots, size_t capacity,
-                           size_t *ret_count, selector_t *ret_next, struct reseat_error **ret_error)
+int native_pd_request_many(struct native_pd *pd, selector_t from, struct native_slot *ret_slots,
+                           size_t capacity, size_t *ret_count, selector_t *ret_next,
+                           struct reseat_error **ret_error)
 {
     size_t count = 0;
     foc_slot_t task;
@@ -117,7 +121,8 @@ int native_pd_request_many(struct native_pd *pd, selector_t from, struct native_
 
 /* ---- compare ---- */
 
-static int number_at(struct native_pd *pd, selector_t selector, unsigned *ret_number, struct reseat_error **ret_error)
+static int number_at(struct native_pd *pd, selector_t selector, unsigned *ret_number,
+                     struct reseat_error **ret_error)
 {
     native_cap_t cap;
     int r = native_pd_request(pd, selector, &cap, NULL, ret_error);
@@ -127,7 +132,9 @@ static int number_at(struct native_pd *pd, selector_t selector, unsigned *ret_nu
         return error_set(ret_error, -E_BADF, "selector %u of PD %d is unused", selector, pd->id);
     r = foc_object_number((foc_slot_t)cap, ret_number);
     slots_drop((foc_slot_t)cap);
-    return r < 0 ? error_set(ret_error, r, "no room to number the object at selector %u of PD %d", selector, pd->id) : 0;
+    return r < 0 ? error_set(ret_error, r, "no room to number the object at selector %u of PD %d", selector,
+                             pd->id)
+                 : 0;
 }
 
 int native_pd_compare(struct native_pd *a, selector_t selector_a, struct native_pd *b, selector_t selector_b,
@@ -150,24 +157,27 @@ static int check_rights(const struct native_slot *slot, native_pd_id_t id, struc
     unsigned has;
     int r = foc_rights((foc_slot_t)slot->cap, &has);
     if (r < 0)
-        return error_set(ret_error, r, "looking at the rights of capability %d for selector %u of PD %d", slot->cap,
-                         slot->selector, id);
+        return error_set(ret_error, r, "looking at the rights of capability %d for selector %u of PD %d",
+                         slot->cap, slot->selector, id);
     if (slot->flags & FOC_NATIVE_RIGHTS & ~has)
-        return error_set(ret_error, -E_ACCES, "capability %d has not all of the rights asked for at selector %u of PD %d",
+        return error_set(ret_error, -E_ACCES,
+                         "capability %d has not all of the rights asked for at selector %u of PD %d",
                          slot->cap, slot->selector, id);
     return 0;
 }
 
-static int check_slot(foc_slot_t task, const struct native_slot *slot, native_pd_id_t id, struct reseat_error **ret_error)
+static int check_slot(foc_slot_t task, const struct native_slot *slot, native_pd_id_t id,
+                      struct reseat_error **ret_error)
 {
     if (slot->selector >= foc_selector_limit())
-        return error_set(ret_error, -E_BADF, "PD %d has no selector %u: this kernel's end at %u", id, slot->selector,
-                         foc_selector_limit() - 1);
+        return error_set(ret_error, -E_BADF, "PD %d has no selector %u: this kernel's end at %u", id,
+                         slot->selector, foc_selector_limit() - 1);
     if (slot->flags & ~(unsigned)(FOC_NATIVE_RIGHTS | NATIVE_REPLACE))
         return error_set(ret_error, -E_INVAL, "flags %x mean nothing for selector %u of PD %d", slot->flags,
                          slot->selector, id);
     if (slot->cap <= 0 || !kernel_cap_is_valid(FOC_SLOT_TASK, (foc_slot_t)slot->cap))
-        return error_set(ret_error, -E_BADF, "the capability for selector %u of PD %d is empty", slot->selector, id);
+        return error_set(ret_error, -E_BADF, "the capability for selector %u of PD %d is empty",
+                         slot->selector, id);
     if (!(slot->flags & NATIVE_REPLACE) && kernel_cap_is_valid(task, slot->selector))
         return error_set(ret_error, -E_EXIST, "selector %u of PD %d is in use", slot->selector, id);
     return check_rights(slot, id, ret_error);
@@ -179,7 +189,8 @@ static int check_all(foc_slot_t task, const struct native_slot *slots, size_t co
     for (size_t i = 0; i < count; i++) {
         for (size_t k = 0; k < i; k++)
             if (slots[k].selector == slots[i].selector)
-                return error_set(ret_error, -E_INVAL, "selector %u of PD %d is given twice", slots[i].selector, id);
+                return error_set(ret_error, -E_INVAL, "selector %u of PD %d is given twice",
+                                 slots[i].selector, id);
         int r = check_slot(task, &slots[i], id, ret_error);
         if (r < 0)
             return r;
@@ -199,26 +210,30 @@ static bool has_arrived(foc_slot_t task, const struct native_slot *slot)
     foc_slot_t expected = slots_take(), there = 0;
     bool is_same = false;
     if (expected && fetch(task, slot->selector, &there) == 0 && there &&
-        kernel_map(FOC_SLOT_TASK, FOC_SLOT_TASK, FOC_FPAGE_SLOTS(slot->cap, 0, rights_to_map(slot)), FOC_CAP(expected),
-                   FOC_ITEM_SERVER) == 0)
+        kernel_map(FOC_SLOT_TASK, FOC_SLOT_TASK, FOC_FPAGE_SLOTS(slot->cap, 0, rights_to_map(slot)),
+                   FOC_CAP(expected), FOC_ITEM_SERVER) == 0)
         is_same = kernel_caps_are_equal(FOC_SLOT_TASK, expected, there);
     slots_drop(expected);
     slots_drop(there);
     return is_same;
 }
 
-static int put(foc_slot_t task, const struct native_slot *slot, native_pd_id_t id, struct reseat_error **ret_error)
+static int put(foc_slot_t task, const struct native_slot *slot, native_pd_id_t id,
+               struct reseat_error **ret_error)
 {
     int r = kernel_map(task, FOC_SLOT_TASK, FOC_FPAGE_SLOTS(slot->cap, 0, rights_to_map(slot)),
                        FOC_CAP(slot->selector), FOC_ITEM_SERVER);
     if (r == -E_NOMEM)
-        return error_set(ret_error, r, "PD %d has no memory left for a capability at selector %u", id, slot->selector);
+        return error_set(ret_error, r, "PD %d has no memory left for a capability at selector %u", id,
+                         slot->selector);
     if (r < 0)
-        return error_set(ret_error, r, "mapping capability %d to selector %u of PD %d", slot->cap, slot->selector, id);
+        return error_set(ret_error, r, "mapping capability %d to selector %u of PD %d", slot->cap,
+                         slot->selector, id);
     if (!has_arrived(task, slot))
-        return error_set(ret_error, -E_IO,
-                         "the kernel says that it mapped capability %d to selector %u of PD %d, but it is not there",
-                         slot->cap, slot->selector, id);
+        return error_set(
+            ret_error, -E_IO,
+            "the kernel says that it mapped capability %d to selector %u of PD %d, but it is not there",
+            slot->cap, slot->selector, id);
     return 0;
 }
 
@@ -277,7 +292,8 @@ int native_pd_install(struct native_pd *pd, const struct native_slot *slots, siz
 
 /* ---- close ---- */
 
-int native_pd_close(struct native_pd *pd, const selector_t *selectors, size_t count, struct reseat_error **ret_error)
+int native_pd_close(struct native_pd *pd, const selector_t *selectors, size_t count,
+                    struct reseat_error **ret_error)
 {
     foc_slot_t task;
     int r = task_of(pd, &task, ret_error);
@@ -289,7 +305,8 @@ int native_pd_close(struct native_pd *pd, const selector_t *selectors, size_t co
     for (size_t i = 0; i < count; i++) {
         clear(task, selectors[i]);
         if (kernel_cap_is_valid(task, selectors[i]))
-            return error_set(ret_error, -E_IO, "the kernel did not unmap selector %u of PD %d", selectors[i], pd->id);
+            return error_set(ret_error, -E_IO, "the kernel did not unmap selector %u of PD %d", selectors[i],
+                             pd->id);
     }
     return 0;
 }

@@ -1,5 +1,6 @@
-/* What core knows of the native PD interface beyond the seam (src/native_pd/native_pd.h): which task a PD is, the vault,
- * the two ways of enumeration, and rights. Slots of core's own capability space come from slots_take(). */
+/* What core knows of the native PD interface beyond the seam (src/native_pd/native_pd.h): which task a PD is,
+ * the vault, the two ways of enumeration, and rights. Slots of core's own capability space come from
+ * slots_take(). */
 #pragma once
 
 #include "abi/abi.h"
@@ -41,7 +42,8 @@ int foc_object_number(foc_slot_t slot, unsigned *ret_number);
 /* Asks for each selector by itself. */
 int foc_list_by_probing(struct native_pd *pd, selector_t from, selector_t *selectors, size_t capacity,
                         size_t *ret_count);
-/* Halves: one bulk map of a whole range into a task that has no memory to hold anything tells whether it is empty. */
+/* Halves: one bulk map of a whole range into a task that has no memory to hold anything tells whether it is
+ * empty. */
 int foc_list_by_halving(struct native_pd *pd, selector_t from, selector_t *selectors, size_t capacity,
                         size_t *ret_count);
 int foc_find_by_halving(foc_slot_t task, selector_t from, selector_t *ret_selector);

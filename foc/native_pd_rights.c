@@ -1,10 +1,11 @@
-/* What a capability is: its object, and its rights. The kernel answers one question only, whether two capabilities of one
- * task are equal in object and in the rights W and S (kern/task.cpp, sys_caps_equal). So a capability is mapped to
- * scratch slots of our own with fewer rights, and the copies are compared: without any, two copies are equal if and only
- * if the object is the same; a copy that lost S is equal to the original if and only if that had no S.
+/* What a capability is: its object, and its rights. The kernel answers one question only, whether two
+ * capabilities of one task are equal in object and in the rights W and S (kern/task.cpp, sys_caps_equal). So
+ * a capability is mapped to scratch slots of our own with fewer rights, and the copies are compared: without
+ * any, two copies are equal if and only if the object is the same; a copy that lost S is equal to the
+ * original if and only if that had no S.
  *
- * For a gate the server's side is a right too, which shows in the comparison (kern/ipc_gate.cpp, downgrade): it is taken
- * away for comparing objects, and kept everywhere else.
+ * For a gate the server's side is a right too, which shows in the comparison (kern/ipc_gate.cpp, downgrade):
+ * it is taken away for comparing objects, and kept everywhere else.
  *
  * Not seen: D, and whether a capability keeps its object alive. */
 #include "native_pd_internal.h"
@@ -19,7 +20,8 @@ static foc_slot_t objects[OBJECTS_MAX];
 
 static int copy(foc_slot_t slot, foc_slot_t to, unsigned rights, foc_word_t attributes)
 {
-    int r = kernel_map(FOC_SLOT_TASK, FOC_SLOT_TASK, FOC_FPAGE_SLOTS(slot, 0, rights), FOC_CAP(to), attributes);
+    int r =
+        kernel_map(FOC_SLOT_TASK, FOC_SLOT_TASK, FOC_FPAGE_SLOTS(slot, 0, rights), FOC_CAP(to), attributes);
     if (r < 0)
         return r;
     return kernel_cap_is_valid(FOC_SLOT_TASK, to) ? 0 : -E_BADF;

@@ -1,5 +1,5 @@
-/* What the native PD interface needs before it can serve: scratch slots, a scratch task without memory, and how large
- * capability spaces are on this kernel. And the table of PDs: which task has which number. */
+/* What the native PD interface needs before it can serve: scratch slots, a scratch task without memory, and
+ * how large capability spaces are on this kernel. And the table of PDs: which task has which number. */
 #include "native_pd_internal.h"
 
 #include "base/base.h"
@@ -30,8 +30,8 @@ selector_t foc_selector_limit(void)
     return selector_limit;
 }
 
-/* Takes what is left of a factory's memory by making factories in it, large ones first. They stay: the memory that they
- * hold is what the task shall not have. */
+/* Takes what is left of a factory's memory by making factories in it, large ones first. They stay: the memory
+ * that they hold is what the task shall not have. */
 static int use_up(foc_slot_t factory)
 {
     for (foc_word_t bytes = TIGHT_BYTES_MAX; bytes >= SMALLEST_FILLING; bytes /= 2)
@@ -65,11 +65,13 @@ static int make_tight_task(foc_slot_t factory, struct reseat_error **ret_error)
         kernel_destroy(tight_factory);
     }
     if (r < 0)
-        return error_set(ret_error, r, "the kernel made no scratch task, even with %u KiB", TIGHT_BYTES_MAX / 1024);
+        return error_set(ret_error, r, "the kernel made no scratch task, even with %u KiB",
+                         TIGHT_BYTES_MAX / 1024);
     r = use_up(tight_factory);
     if (r < 0)
         return error_set(ret_error, r, "no slots left to use up the memory of the scratch task");
-    if (kernel_map(tight_task, FOC_SLOT_TASK, FOC_FPAGE_SLOTS(FOC_SLOT_TASK, 0, FOC_RIGHTS_RWS), FOC_CAP(1), 0) == 0)
+    if (kernel_map(tight_task, FOC_SLOT_TASK, FOC_FPAGE_SLOTS(FOC_SLOT_TASK, 0, FOC_RIGHTS_RWS), FOC_CAP(1),
+                   0) == 0)
         return error_set(ret_error, -E_INVAL, "the scratch task without memory could hold a capability");
     return 0;
 }

@@ -1,9 +1,10 @@
-/* The vault: a dormant task into which a whole capability space is mapped, selectors unchanged, in one bulk map; and out
- * of which it is mapped again in another. It has no thread and no memory, and needs as many pages of the kernel as the
- * space has tables. The counterpart of the twin on Linux.
+/* The vault: a dormant task into which a whole capability space is mapped, selectors unchanged, in one bulk
+ * map; and out of which it is mapped again in another. It has no thread and no memory, and needs as many
+ * pages of the kernel as the space has tables. The counterpart of the twin on Linux.
  *
- * D is not taken along, the server's side of gates is. What the PD held on objects of its own (its task, its threads)
- * ends with them, in the vault too: whoever restores makes them anew and puts them in place afterwards. */
+ * D is not taken along, the server's side of gates is. What the PD held on objects of its own (its task, its
+ * threads) ends with them, in the vault too: whoever restores makes them anew and puts them in place
+ * afterwards. */
 #include "native_pd_internal.h"
 
 #include "base/base.h"
@@ -37,8 +38,8 @@ void foc_vault_free(struct foc_vault *vault)
     vault->task = 0;
 }
 
-/* The bulk map says nothing of what it did: every used selector must have arrived. That it is the same object and has the
- * same rights is for those who compare selector by selector. */
+/* The bulk map says nothing of what it did: every used selector must have arrived. That it is the same object
+ * and has the same rights is for those who compare selector by selector. */
 static int verify(foc_slot_t from, foc_slot_t to)
 {
     selector_t selector = 0;
@@ -61,7 +62,8 @@ int foc_vault_fill(struct foc_vault *vault, struct native_pd *pd, struct reseat_
     int r = map_space(vault->task, task);
     if (r == 0)
         r = verify(task, vault->task);
-    return r < 0 ? error_set(ret_error, r, "copying the capability space of PD %d into its vault", pd->id) : 0;
+    return r < 0 ? error_set(ret_error, r, "copying the capability space of PD %d into its vault", pd->id)
+                 : 0;
 }
 
 int foc_vault_restore(const struct foc_vault *vault, struct native_pd *pd, struct reseat_error **ret_error)
@@ -72,5 +74,6 @@ int foc_vault_restore(const struct foc_vault *vault, struct native_pd *pd, struc
     int r = map_space(task, vault->task);
     if (r == 0)
         r = verify(vault->task, task);
-    return r < 0 ? error_set(ret_error, r, "copying the vault into the capability space of PD %d", pd->id) : 0;
+    return r < 0 ? error_set(ret_error, r, "copying the vault into the capability space of PD %d", pd->id)
+                 : 0;
 }

@@ -1,15 +1,16 @@
-/* What of the Fiasco.OC (L4Re microkernel) ABI for amd64 this project uses, and nothing else: numbers, layouts and
- * register conventions, written down from the kernel's sources and manual, no header of which is copied.
+/* What of the Fiasco.OC (L4Re microkernel) ABI for amd64 this project uses, and nothing else: numbers,
+ * layouts and register conventions, written down from the kernel's sources and manual, no header of which is
+ * copied.
  *
- * References are to files of the public kernel repository (github.com/kernkonzept/fiasco, state of June 2026, paths
- * below its src/), where the constant is defined. The same facts are described for users of the kernel in the L4Re
- * reference manual, chapters "Kernel Interface API" and "UTCB". */
+ * References are to files of the public kernel repository (github.com/kernkonzept/fiasco, state of June 2026,
+ * paths below its src/), where the constant is defined. The same facts are described for users of the kernel
+ * in the L4Re reference manual, chapters "Kernel Interface API" and "UTCB". */
 #pragma once
 
 #include <stdint.h>
 
-typedef uint64_t foc_word_t; /* a machine word: 64 bits */
-typedef foc_word_t foc_slot_t;    /* number of a slot in a capability space, not shifted */
+typedef uint64_t foc_word_t;   /* a machine word: 64 bits */
+typedef foc_word_t foc_slot_t; /* number of a slot in a capability space, not shifted */
 
 #define FOC_PAGE_SHIFT 12
 #define FOC_PAGE_SIZE  (1ul << FOC_PAGE_SHIFT)
@@ -45,28 +46,31 @@ enum foc_initial_slot {
     FOC_SLOT_DEBUGGER = 10, /* filled in kernels with a debugger (CONFIG_RT_DBG) */
 };
 
-/* ---- message tag (abi/l4_types.cpp, class L4_msg_tag): words 0-5, items 6-11, flags 12-15, protocol above ---- */
+/* ---- message tag (abi/l4_types.cpp, class L4_msg_tag): words 0-5, items 6-11, flags 12-15, protocol above
+ * ---- */
 
-#define FOC_TAG(words, items, flags, protocol)                                                                         \
-    ((foc_word_t)(words) | (foc_word_t)(items) << 6 | (foc_word_t)(flags) | (foc_word_t)(long)(protocol) << 16)
-#define FOC_TAG_WORDS(tag)    ((unsigned)((tag) & 63))
+#define FOC_TAG(words, items, flags, protocol)                                                               \
+    ((foc_word_t)(words) | (foc_word_t)(items) << 6 | (foc_word_t)(flags) |                                  \
+     (foc_word_t)(long)(protocol) << 16)
+#define FOC_TAG_WORDS(tag)    ((unsigned)((tag)&63))
 #define FOC_TAG_ITEMS(tag)    ((unsigned)((tag) >> 6 & 63))
 #define FOC_TAG_PROTOCOL(tag) ((long)(tag) >> 16)
 #define FOC_TAG_SCHEDULE      0x2000ul /* do not lend the rest of the time slice to the receiver */
 #define FOC_TAG_ERROR         0x8000ul
 
 enum foc_protocol { /* L4_msg_tag::Protocol */
-    FOC_PROTOCOL_IRQ = -1,
-    FOC_PROTOCOL_PAGE_FAULT = -2,
-    FOC_PROTOCOL_EXCEPTION = -5,
-    FOC_PROTOCOL_SIGMA0 = -6,
-    FOC_PROTOCOL_GATE = -10, /* "kobject": the server's side of a gate; also the factory's name for gates */
-    FOC_PROTOCOL_TASK = -11,
-    FOC_PROTOCOL_THREAD = -12,
-    FOC_PROTOCOL_SCHEDULER = -14,
-    FOC_PROTOCOL_FACTORY = -15,
-    FOC_PROTOCOL_IRQ_SENDER = -18,
-    FOC_PROTOCOL_SEMAPHORE = -20,
+                    FOC_PROTOCOL_IRQ = -1,
+                    FOC_PROTOCOL_PAGE_FAULT = -2,
+                    FOC_PROTOCOL_EXCEPTION = -5,
+                    FOC_PROTOCOL_SIGMA0 = -6,
+                    FOC_PROTOCOL_GATE =
+                        -10, /* "kobject": the server's side of a gate; also the factory's name for gates */
+                    FOC_PROTOCOL_TASK = -11,
+                    FOC_PROTOCOL_THREAD = -12,
+                    FOC_PROTOCOL_SCHEDULER = -14,
+                    FOC_PROTOCOL_FACTORY = -15,
+                    FOC_PROTOCOL_IRQ_SENDER = -18,
+                    FOC_PROTOCOL_SEMAPHORE = -20,
 };
 
 /* ---- timeouts (class L4_timeout, L4_timeout_pair): receive in bits 0-15, send in 16-31 ---- */
@@ -77,7 +81,8 @@ enum foc_protocol { /* L4_msg_tag::Protocol */
 #define FOC_TIMEOUT(mantissa, exponent) ((foc_word_t)(exponent) << 10 | (foc_word_t)(mantissa))
 #define FOC_TIMEOUTS(receive, send)     ((receive) | (foc_word_t)(send) << 16)
 
-/* ---- errors: of an IPC, in the UTCB (abi/l4_error.cpp); of a kernel object, as protocol of its answer (class L4_err) */
+/* ---- errors: of an IPC, in the UTCB (abi/l4_error.cpp); of a kernel object, as protocol of its answer
+ * (class L4_err) */
 
 enum foc_ipc_error {
     FOC_IPC_TIMEOUT = 2,
@@ -93,34 +98,35 @@ enum foc_ipc_error {
 /* ---- flexpages (abi/l4_fpage.cpp): rights 0-3, type 4-5, order 6-11, page or slot number from 12 ---- */
 
 enum foc_fpage_type { FOC_FPAGE_MEMORY = 1, FOC_FPAGE_IO = 2, FOC_FPAGE_OBJECT = 3 };
-#define FOC_FPAGE(type, address, order, rights)                                                                        \
+#define FOC_FPAGE(type, address, order, rights)                                                              \
     ((foc_word_t)(address) | (foc_word_t)(order) << 6 | (foc_word_t)(type) << 4 | (foc_word_t)(rights))
 #define FOC_FPAGE_SLOTS(slot, order, rights) FOC_FPAGE(FOC_FPAGE_OBJECT, FOC_CAP(slot), order, rights)
 #define FOC_FPAGE_ALL                        FOC_FPAGE(0, 0, 63, 0)
 
-enum foc_rights { /* L4_fpage::Rights */
-    FOC_RIGHT_W = 1, /* capabilities */
-    FOC_RIGHT_S = 2,
-    FOC_RIGHT_R = 4,
-    FOC_RIGHT_D = 8,
-    FOC_RIGHTS_RWS = 7,
-    FOC_RIGHTS_FULL = 15,
-    FOC_MEMORY_X = 1, /* memory */
-    FOC_MEMORY_W = 2,
-    FOC_MEMORY_R = 4,
-    FOC_MEMORY_U = 8,
-    FOC_MEMORY_RWX = 15,
+enum foc_rights {                  /* L4_fpage::Rights */
+                  FOC_RIGHT_W = 1, /* capabilities */
+                  FOC_RIGHT_S = 2,
+                  FOC_RIGHT_R = 4,
+                  FOC_RIGHT_D = 8,
+                  FOC_RIGHTS_RWS = 7,
+                  FOC_RIGHTS_FULL = 15,
+                  FOC_MEMORY_X = 1, /* memory */
+                  FOC_MEMORY_W = 2,
+                  FOC_MEMORY_R = 4,
+                  FOC_MEMORY_U = 8,
+                  FOC_MEMORY_RWX = 15,
 };
 
 /* ---- message items (abi/l4_msg_item.cpp) ---- */
 
-#define FOC_ITEM_MAP       8ul    /* L4_msg_item::Map; a hot spot goes above bit 12 */
-#define FOC_ITEM_COMPOUND  1ul    /* the next item continues in the same receive window */
-#define FOC_ITEM_WEAK      0x10ul /* L4_snd_item::C_weak_ref: does not keep the object alive */
-#define FOC_ITEM_SERVER    0xe0ul /* C_obj_specific_rights: for a gate, its server's side */
-#define FOC_ITEM_RECEIVED  6ul    /* mask, L4_return_item_writer::Rcv_type; 0: something was mapped */
-#define FOC_BUFFER_SMALL   2ul    /* L4_buf_item: one slot, in the same word */
-#define FOC_BUFFER_ITEMS(memory, io, object) ((foc_word_t)(memory) | (foc_word_t)(io) << 5 | (foc_word_t)(object) << 10)
+#define FOC_ITEM_MAP      8ul    /* L4_msg_item::Map; a hot spot goes above bit 12 */
+#define FOC_ITEM_COMPOUND 1ul    /* the next item continues in the same receive window */
+#define FOC_ITEM_WEAK     0x10ul /* L4_snd_item::C_weak_ref: does not keep the object alive */
+#define FOC_ITEM_SERVER   0xe0ul /* C_obj_specific_rights: for a gate, its server's side */
+#define FOC_ITEM_RECEIVED 6ul    /* mask, L4_return_item_writer::Rcv_type; 0: something was mapped */
+#define FOC_BUFFER_SMALL  2ul    /* L4_buf_item: one slot, in the same word */
+#define FOC_BUFFER_ITEMS(memory, io, object)                                                                 \
+    ((foc_word_t)(memory) | (foc_word_t)(io) << 5 | (foc_word_t)(object) << 10)
 
 /* ---- UTCB (abi/l4_types.cpp, class Utcb): 1 KiB each, the kernel's message registers ---- */
 
@@ -147,7 +153,11 @@ enum foc_task_operation { FOC_TASK_MAP = 0, FOC_TASK_UNMAP = 1, FOC_TASK_CAP_INF
 #define FOC_UNMAP_DELETE   0x40000000ul /* destroy the object, where the capability has D */
 #define FOC_UNMAP_OTHERS   0x00000002ul
 
-enum foc_thread_operation { FOC_THREAD_CONTROL = 0, FOC_THREAD_EX_REGS = 1, FOC_THREAD_SWITCH = 2 }; /* kern/thread.cpp */
+enum foc_thread_operation {
+    FOC_THREAD_CONTROL = 0,
+    FOC_THREAD_EX_REGS = 1,
+    FOC_THREAD_SWITCH = 2
+}; /* kern/thread.cpp */
 #define FOC_CONTROL_PAGER     0x0010000ul
 #define FOC_CONTROL_BIND      0x0200000ul
 #define FOC_CONTROL_EXCEPTION 0x1000000ul
@@ -156,24 +166,29 @@ enum foc_thread_operation { FOC_THREAD_CONTROL = 0, FOC_THREAD_EX_REGS = 1, FOC_
 #define FOC_EX_REGS_EXCEPTION 0x20000ul
 
 enum foc_scheduler_operation { FOC_SCHEDULER_INFO = 0, FOC_SCHEDULER_RUN = 1 }; /* kern/scheduler.cpp */
-enum foc_gate_operation { FOC_GATE_BIND = 0x10, FOC_GATE_INFO = 0x11 };         /* kern/ipc_gate.cpp; irqs: kern/irq.cpp */
+enum foc_gate_operation {
+    FOC_GATE_BIND = 0x10,
+    FOC_GATE_INFO = 0x11
+}; /* kern/ipc_gate.cpp; irqs: kern/irq.cpp */
 enum foc_irq_operation { FOC_IRQ_DETACH = 1, FOC_IRQ_TRIGGER = 2, FOC_IRQ_EOI = 4 }; /* kern/irq.cpp */
-enum foc_semaphore_operation { FOC_SEMAPHORE_DOWN = 0 };                        /* kern/semaphore.cpp */
+enum foc_semaphore_operation { FOC_SEMAPHORE_DOWN = 0 };                             /* kern/semaphore.cpp */
 
-/* ---- exception messages (kern/ia32/64/trap_state-amd64.cpp: Trex, Trap_state; L4_exception_ipc::Msg_size) ---- */
+/* ---- exception messages (kern/ia32/64/trap_state-amd64.cpp: Trex, Trap_state; L4_exception_ipc::Msg_size)
+ * ---- */
 
-#define FOC_EXCEPTION_WORDS 26
+#define FOC_EXCEPTION_WORDS     26
 #define FOC_TRAP_INVALID_OPCODE 6
 #define FOC_TRAP_TRIGGERED      0xff /* not a processor's: thread-ia32.cpp, ex_regs with FOC_EX_REGS_EXCEPTION */
 
 struct foc_registers {
-    foc_word_t fs_base, gs_base;
-    uint16_t ds, es, fs, gs;
     foc_word_t r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, fault_address, rbx, rdx, rcx, rax;
     foc_word_t trap, error_code;
     foc_word_t rip, cs, rflags, rsp, ss;
+    foc_word_t fs_base, gs_base;
+    uint16_t ds, es, fs, gs;
 };
-_Static_assert(sizeof(struct foc_registers) == FOC_EXCEPTION_WORDS * sizeof(foc_word_t), "layout of exceptions");
+_Static_assert(sizeof(struct foc_registers) == FOC_EXCEPTION_WORDS * sizeof(foc_word_t),
+               "layout of exceptions");
 
 /* Page fault messages: word 0 is the address, its low bits say what was tried (kern/ia32/paging-ia32.cpp,
  * PF::addr_to_msgword0); word 1 is the instruction pointer. */
@@ -201,7 +216,7 @@ struct foc_kip {
 };
 _Static_assert(sizeof(struct foc_kip) == 0x90, "layout of the kernel info page");
 
-struct foc_memory { /* class Mem_desc */
+struct foc_memory {   /* class Mem_desc */
     foc_word_t start; /* bits 0-3 type, 4-7 subtype, 9 virtual, 10.. start */
     foc_word_t last;  /* the last byte, low ten bits taken as ones */
 };
@@ -230,8 +245,8 @@ struct foc_options {
     uint64_t uart_base;
 } __attribute__((packed));
 
-/* What the kernel's usual boot loader leaves at user_pointer (L4Re, l4mod.h): we leave the same, so that core can be
- * started by either. */
+/* What the kernel's usual boot loader leaves at user_pointer (L4Re, l4mod.h): we leave the same, so that core
+ * can be started by either. */
 struct foc_modules {
     uint64_t flags, command_line, modules;
     uint32_t count, fill;

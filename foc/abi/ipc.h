@@ -1,9 +1,13 @@
-/* The one system call of the kernel, and how a message gets into and out of the UTCB. Registers: rdx capability and
- * operation, rax tag, r8 timeouts, rsi label; the answer comes in rax and rsi; rcx and r11 belong to the instruction
- * (kern/ia32/64/entry_frame-amd64.cpp, class Syscall_frame; kern/ia32/64/low_level.h, SAVE_STATE_SYSEXIT). */
+/* The one system call of the kernel, and how a message gets into and out of the UTCB. Registers: rdx
+ * capability and operation, rax tag, r8 timeouts, rsi label; the answer comes in rax and rsi; rcx and r11
+ * belong to the instruction, and a kernel with isolation leaves its page table in r15 (low_level.h,
+ * SAFE_SYSRET) (kern/ia32/64/entry_frame-amd64.cpp, class Syscall_frame; kern/ia32/64/low_level.h,
+ * SAVE_STATE_SYSEXIT). */
 #pragma once
 
 #include "abi.h"
+
+#include <stddef.h>
 
 /* The UTCB of the running thread. */
 static inline struct foc_utcb *foc_utcb(void)
@@ -13,7 +17,8 @@ static inline struct foc_utcb *foc_utcb(void)
     return utcb;
 }
 
-/* Sends and receives as `operation` says. The answer's tag; *ret_label (may be NULL) says who sent, in an open wait. */
+/* Sends and receives as `operation` says. The answer's tag; *ret_label (may be NULL) says who sent, in an
+ * open wait. */
 static inline foc_word_t foc_ipc(foc_word_t cap, unsigned operation, foc_word_t tag, foc_word_t timeouts,
                                  foc_word_t *ret_label)
 {
@@ -22,7 +27,7 @@ static inline foc_word_t foc_ipc(foc_word_t cap, unsigned operation, foc_word_t 
     __asm__ volatile("syscall"
                      : "+a"(tag), "+d"(reference), "+S"(label), "+r"(r8)
                      :
-                     : "rcx", "rdi", "r9", "r10", "r11", "memory");
+                     : "rcx", "rdi", "r9", "r10", "r11", "r15", "memory");
     if (ret_label)
         *ret_label = label;
     return tag;

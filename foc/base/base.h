@@ -1,5 +1,5 @@
-/* The ground floor of the freestanding part: text, memory, ELF files, pages. Nothing here issues a kernel call, so all of
- * it is also compiled into host programs that test it (tests/unit/test_foc_*.c). */
+/* The ground floor of the freestanding part: text, memory, ELF files, pages. Nothing here issues a kernel
+ * call, so all of it is also compiled into host programs that test it (tests/unit/test_foc_*.c). */
 #pragma once
 
 #include <stdarg.h>
@@ -77,8 +77,10 @@ struct ranges {
     } range[RANGES_MAX];
 };
 
-int ranges_add(struct ranges *ranges, uint64_t start, uint64_t end);    /* makes free; -E_NOSPC: too many pieces */
-int ranges_remove(struct ranges *ranges, uint64_t start, uint64_t end); /* makes used, whatever of it was free */
+int ranges_add(struct ranges *ranges, uint64_t start,
+               uint64_t end); /* makes free; -E_NOSPC: too many pieces */
+int ranges_remove(struct ranges *ranges, uint64_t start,
+                  uint64_t end); /* makes used, whatever of it was free */
 /* `count` adjacent ones, aligned to `alignment`; false: there are none. */
 bool ranges_take(struct ranges *ranges, uint64_t count, uint64_t alignment, uint64_t *ret_start);
 uint64_t ranges_total(const struct ranges *ranges);

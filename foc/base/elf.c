@@ -1,6 +1,7 @@
-/* ELF programs (64-bit, x86-64, little endian) as they lie in memory as boot modules: elf(5), System V ABI. Everything is
- * checked once, against the size of the module, before any of it is used. Compiled for 32 bits too: the multiboot start
- * loads the kernel with it. Relocation, dynamic linking and sections are not looked at. */
+/* ELF programs (64-bit, x86-64, little endian) as they lie in memory as boot modules: elf(5), System V ABI.
+ * Everything is checked once, against the size of the module, before any of it is used. Compiled for 32 bits
+ * too: the multiboot start loads the kernel with it. Relocation, dynamic linking and sections are not looked
+ * at. */
 #include "base.h"
 
 #define SEGMENTS_MAX 64

@@ -1,6 +1,6 @@
-/* Errors as values without a heap: a few places that are used in turn. An error is made where something failed, gets
- * context on its way up and is printed at once, so the places never run out in practice; if they do, the oldest sentence
- * is written over, never the code that the function returned. */
+/* Errors as values without a heap: a few places that are used in turn. An error is made where something
+ * failed, gets context on its way up and is printed at once, so the places never run out in practice; if they
+ * do, the oldest sentence is written over, never the code that the function returned. */
 #include "base.h"
 
 #define ERROR_PLACES 8

@@ -1,4 +1,5 @@
-/* The four functions that the compiler may call in any program, even a freestanding one (GCC manual, "Standards"). */
+/* The four functions that the compiler may call in any program, even a freestanding one (GCC manual,
+ * "Standards"). */
 #include <stddef.h>
 
 void *memcpy(void *restrict to, const void *restrict from, size_t bytes);

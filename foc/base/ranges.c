@@ -1,5 +1,5 @@
-/* What is free in an interval of numbers: sorted, disjoint, never adjacent pieces. Used for pages and for slots of
- * capability spaces. First fit; small and predictable rather than fast. */
+/* What is free in an interval of numbers: sorted, disjoint, never adjacent pieces. Used for pages and for
+ * slots of capability spaces. First fit; small and predictable rather than fast. */
 #include "base.h"
 
 static void piece_delete(struct ranges *ranges, unsigned index)

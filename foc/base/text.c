@@ -1,5 +1,5 @@
-/* Text without a C library: a printf for the serial line and for error sentences. It writes into a buffer that the caller
- * gives, cuts what does not fit, and always ends it with NUL. */
+/* Text without a C library: a printf for the serial line and for error sentences. It writes into a buffer
+ * that the caller gives, cuts what does not fit, and always ends it with NUL. */
 #include "base.h"
 
 struct output {
@@ -13,7 +13,8 @@ static void put(struct output *output, char c)
         output->text[output->length++] = c;
 }
 
-static void put_padded(struct output *output, const char *text, size_t length, unsigned width, char fill, bool is_left)
+static void put_padded(struct output *output, const char *text, size_t length, unsigned width, char fill,
+                       bool is_left)
 {
     for (size_t i = length; !is_left && i < width; i++)
         put(output, fill);
@@ -61,8 +62,8 @@ static const char *conversion_read(const char *format, struct conversion *conver
     return format;
 }
 
-static void put_number(struct output *output, const struct conversion *conversion, uint64_t value, unsigned base,
-                       bool is_negative)
+static void put_number(struct output *output, const struct conversion *conversion, uint64_t value,
+                       unsigned base, bool is_negative)
 {
     char digits[32];
     size_t length = number_text(digits, value, base, is_negative);
@@ -89,9 +90,11 @@ size_t text_format_list(char *text, size_t size, const char *format, va_list arg
             put(&output, (char)va_arg(arguments, int));
         } else if (*format == 'd') {
             long value = conversion.is_long ? va_arg(arguments, long) : va_arg(arguments, int);
-            put_number(&output, &conversion, value < 0 ? 0 - (uint64_t)value : (uint64_t)value, 10, value < 0);
+            put_number(&output, &conversion, value < 0 ? 0 - (uint64_t)value : (uint64_t)value, 10,
+                       value < 0);
         } else if (*format == 'u' || *format == 'x') {
-            uint64_t value = conversion.is_long ? va_arg(arguments, unsigned long) : va_arg(arguments, unsigned);
+            uint64_t value =
+                conversion.is_long ? va_arg(arguments, unsigned long) : va_arg(arguments, unsigned);
             put_number(&output, &conversion, value, *format == 'u' ? 10 : 16, false);
         } else if (*format == 'p') {
             put_number(&output, &conversion, (uintptr_t)va_arg(arguments, void *), 16, false);

@@ -1,6 +1,7 @@
-/* Output on the first serial port (16550, set up by the multiboot start or a boot loader), and the end of the machine.
- * Core may touch all ports, but the processor's permission bitmap of its task is empty until the ports are mapped, which
- * a task does with itself as source (kern/ia32/map_util-io.cpp: sigma0 can fabricate them). */
+/* Output on the first serial port (16550, set up by the multiboot start or a boot loader), and the end of the
+ * machine. Core may touch all ports, but the processor's permission bitmap of its task is empty until the
+ * ports are mapped, which a task does with itself as source (kern/ia32/map_util-io.cpp: sigma0 can fabricate
+ * them). */
 #include "console.h"
 
 #include "../kernel/kernel.h"
@@ -26,7 +27,8 @@ static void port_write(uint16_t port, uint8_t value)
 
 int console_open(void)
 {
-    return kernel_map(FOC_SLOT_TASK, FOC_SLOT_TASK, FOC_FPAGE(FOC_FPAGE_IO, 0, PORTS_ORDER, FOC_MEMORY_RWX), 0, 0);
+    return kernel_map(FOC_SLOT_TASK, FOC_SLOT_TASK, FOC_FPAGE(FOC_FPAGE_IO, 0, PORTS_ORDER, FOC_MEMORY_RWX),
+                      0, 0);
 }
 
 static void put(char c)

@@ -1,8 +1,8 @@
-/* Core: the first task. It has all memory and all of the kernel's initial objects, makes components out of boot modules,
- * is their pager, hands out PD sessions, and can destroy a component and make it anew.
+/* Core: the first task. It has all memory and all of the kernel's initial objects, makes components out of
+ * boot modules, is their pager, hands out PD sessions, and can destroy a component and make it anew.
  *
- * One thread does everything, in a loop that waits for messages (serve.c); whoever must wait for something to happen runs
- * that loop meanwhile. */
+ * One thread does everything, in a loop that waits for messages (serve.c); whoever must wait for something to
+ * happen runs that loop meanwhile. */
 #pragma once
 
 #include "../abi/abi.h"
@@ -10,12 +10,12 @@
 #include "../component/component.h"
 #include "native_pd/native_pd.h"
 
-#define COMPONENTS_MAX   8
-#define THREADS_MAX      COMPONENT_THREADS_MAX
-#define REGIONS_MAX      16
-#define OWN_MAX          24
-#define DATASPACES_MAX   8
-#define STATE_PAGES      2 /* of a thread: its UTCB, then its extended state */
+#define COMPONENTS_MAX 8
+#define THREADS_MAX    COMPONENT_THREADS_MAX
+#define REGIONS_MAX    16
+#define OWN_MAX        24
+#define DATASPACES_MAX 8
+#define STATE_PAGES    2 /* of a thread: its UTCB, then its extended state */
 
 /* ---- pages of physical memory, which core sees one to one ---- */
 
@@ -28,7 +28,8 @@ size_t pages_free(void);
 
 const struct foc_module *module_find(const struct foc_kip *kip, const char *name);
 
-/* ---- labels: how a message says through which gate it came. The two low bits are the rights of the sender. ---- */
+/* ---- labels: how a message says through which gate it came. The two low bits are the rights of the sender.
+ * ---- */
 
 enum label_kind { LABEL_THREAD = 1, LABEL_SESSION = 2, LABEL_DATASPACE = 3 };
 #define LABEL(kind, component, number)                                                                       \
@@ -45,7 +46,12 @@ struct dataspace {
     size_t count;
 };
 int dataspace_make(size_t pages, struct dataspace **ret_dataspace);
+size_t dataspace_size(unsigned number); /* by the number in the gate's label; 0: there is none */
 struct dataspace *dataspace_by_capability(foc_slot_t slot); /* NULL: it is none */
+
+/* Semaphores that core made for somebody: a wait at one is made again in its own way. */
+void core_remember_semaphore(foc_slot_t slot);
+bool core_knows_semaphore(foc_slot_t slot);
 
 /* ---- components ---- */
 
@@ -60,8 +66,8 @@ struct region {
 enum thread_state { THREAD_RUNS, THREAD_STOPPED };
 
 struct thread {
-    foc_slot_t slot; /* 0: unused */
-    foc_word_t processors, priority;
+    foc_slot_t slot;                 /* 0: unused, or its component is destroyed */
+    foc_word_t processors, priority; /* a mask; priority 0: unused */
     enum thread_state state;
     struct foc_registers registers; /* of a stopped one */
     unsigned exceptions;            /* how many it sent so far */
@@ -76,6 +82,7 @@ struct own {
     foc_word_t label;  /* gate, interrupt */
     unsigned flags;    /* NATIVE_* rights of the capability */
     bool is_shared;    /* others hold it: the object is kept, and bound again */
+    int alias_of;      /* number of the entry whose object this is another selector of; -1: of none */
     foc_slot_t object; /* core's capability on it */
 };
 
@@ -83,7 +90,8 @@ struct component {
     native_pd_id_t id; /* 0: unused */
     char name[16];
     foc_slot_t task;
-    foc_slot_t factory; /* that it was made with, and that it may use */
+    foc_slot_t factory; /* that it was made with */
+    foc_word_t entry;
     struct thread threads[THREADS_MAX];
     foc_slot_t fault_gates[THREADS_MAX]; /* outlive the task: a restored thread finds its own again */
     struct region regions[REGIONS_MAX];
@@ -100,11 +108,15 @@ extern foc_word_t processors_online;
 int component_make(const struct foc_kip *kip, const char *module, struct component **ret_component,
                    struct reseat_error **ret_error);
 /* One more thread, not yet running. Its capability goes to COMPONENT_SLOT_THREADS + number. */
-int component_add_thread(struct component *component, unsigned number, foc_word_t processors, foc_word_t priority,
-                         struct reseat_error **ret_error);
+int component_add_thread(struct component *component, unsigned number, foc_word_t processors,
+                         foc_word_t priority, struct reseat_error **ret_error);
 /* A gate, interrupt, … of the component's own. */
 int component_add_own(struct component *component, enum own_kind kind, selector_t selector, unsigned thread,
                       foc_word_t label, unsigned flags, bool is_shared, struct reseat_error **ret_error);
+/* One more selector of what sits at `of`. */
+int component_add_alias(struct component *component, selector_t of, selector_t selector, unsigned flags,
+                        struct reseat_error **ret_error);
+struct own *component_own(struct component *component, selector_t selector); /* NULL: not its own */
 /* Installs a capability of ours. */
 int component_give(struct component *component, foc_slot_t slot, selector_t selector, unsigned flags,
                    struct reseat_error **ret_error);
@@ -117,25 +129,30 @@ int component_make_task(struct component *component, struct reseat_error **ret_e
 int component_make_thread(struct component *component, unsigned number, struct reseat_error **ret_error);
 int component_make_own(struct component *component, struct own *own, struct reseat_error **ret_error);
 int component_make_fault_gate(struct component *component, unsigned number, struct reseat_error **ret_error);
-/* Destroys threads, own objects that are not shared, and the task. Memory, fault gates and shared objects stay. */
+/* Destroys threads, own objects that are not shared, and the task. Memory, fault gates and shared objects
+ * stay. */
 void component_destroy(struct component *component);
 
 /* ---- serving: pages, exceptions, PD sessions, what components ask of core ---- */
 
+void serve_init(const struct foc_kip *kip);
 /* Serves messages until `is_done` says so; -E_TIMEDOUT: not within the time. */
 int serve_until(bool (*is_done)(void *), void *context, unsigned milliseconds);
 void serve_for(unsigned milliseconds);
 uint64_t now_us(void);
 /* Lets a stopped thread go on with these registers. */
-int thread_resume(struct thread *thread, const struct foc_registers *registers, struct reseat_error **ret_error);
+int thread_resume(struct thread *thread, const struct foc_registers *registers,
+                  struct reseat_error **ret_error);
 int thread_await_stop(struct thread *thread, unsigned seen, unsigned milliseconds);
 
 /* ---- PD sessions ---- */
 
 int session_make(struct component *target, struct component *client, selector_t selector,
                  struct reseat_error **ret_error);
-/* Answers the message in our UTCB; returns the tag of the reply. */
-foc_word_t session_serve(unsigned number, foc_word_t tag);
+/* Answers the message in our UTCB, whose capabilities came into the slots from `window` on: puts the reply
+ * there and returns its tag. */
+foc_word_t session_serve(unsigned number, foc_word_t tag, foc_slot_t window);
+void session_sent(void); /* the reply was sent: drops the capabilities that went with it */
 
 /* ---- checkpoint ---- */
 
@@ -146,12 +163,19 @@ struct saved_thread {
 };
 struct checkpoint {
     struct saved_thread threads[THREADS_MAX];
-    void *memory[REGIONS_MAX]; /* copies of private regions */
+    void *memory[REGIONS_MAX];                        /* copies of private regions */
     unsigned running, waiting, repeated, interrupted; /* threads, by what they were doing */
 };
 
-int checkpoint_take(struct component *component, struct checkpoint *checkpoint, struct reseat_error **ret_error);
-/* Task, memory, threads (stopped), own objects. Then the capabilities of others are installed, then: start. */
-int checkpoint_rebuild(struct component *component, struct checkpoint *checkpoint, struct reseat_error **ret_error);
-int checkpoint_start(struct component *component, struct checkpoint *checkpoint, struct reseat_error **ret_error);
+int checkpoint_take(struct component *component, struct checkpoint *checkpoint,
+                    struct reseat_error **ret_error);
+/* Task, memory, threads (stopped), own objects. Then the capabilities of others are installed, then: start.
+ */
+int checkpoint_rebuild(struct component *component, struct checkpoint *checkpoint,
+                       struct reseat_error **ret_error);
+int checkpoint_start(struct component *component, struct checkpoint *checkpoint,
+                     struct reseat_error **ret_error);
+/* Lets the stopped component go on as it was. */
+int checkpoint_let_run(struct component *component, const struct checkpoint *checkpoint,
+                       struct reseat_error **ret_error);
 void checkpoint_free(struct component *component, struct checkpoint *checkpoint);

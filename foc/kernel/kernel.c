@@ -1,6 +1,7 @@
-/* Messages to the kernel's objects. Every operation is an IPC call to the capability of the object: word 0 says which, a
- * typed item behind the words names another object by its slot. The answer's tag carries the result as its protocol, a
- * negative number being an error (class L4_err, whose numbers are those of Linux). Rests on the files named in abi.h. */
+/* Messages to the kernel's objects. Every operation is an IPC call to the capability of the object: word 0
+ * says which, a typed item behind the words names another object by its slot. The answer's tag carries the
+ * result as its protocol, a negative number being an error (class L4_err, whose numbers are those of Linux).
+ * Rests on the files named in abi.h. */
 #include "kernel.h"
 
 #include "../abi/ipc.h"
@@ -39,7 +40,8 @@ static int create(foc_slot_t factory, foc_slot_t slot, enum foc_protocol kind, u
     return answer(foc_call(factory, FOC_TAG(words, items, 0, FOC_PROTOCOL_FACTORY)));
 }
 
-/* Arguments of a factory follow each other as type and value; the type is not looked at (kern/factory.cpp). */
+/* Arguments of a factory follow each other as type and value; the type is not looked at (kern/factory.cpp).
+ */
 int kernel_create_task(foc_slot_t factory, foc_slot_t slot, foc_word_t utcb_area, unsigned utcb_order)
 {
     foc_utcb()->message[1] = 0;
@@ -125,7 +127,8 @@ int kernel_drop(foc_slot_t slot)
     return kernel_unmap(FOC_SLOT_TASK, FOC_FPAGE_SLOTS(slot, 0, FOC_RIGHTS_FULL), FOC_UNMAP_ALL_SELF);
 }
 
-int kernel_thread_bind(foc_slot_t thread, foc_slot_t task, foc_word_t utcb, foc_slot_t pager, foc_slot_t handler)
+int kernel_thread_bind(foc_slot_t thread, foc_slot_t task, foc_word_t utcb, foc_slot_t pager,
+                       foc_slot_t handler)
 {
     struct foc_utcb *own = foc_utcb();
     own->message[0] = FOC_THREAD_CONTROL | FOC_CONTROL_PAGER | FOC_CONTROL_EXCEPTION | FOC_CONTROL_BIND;
@@ -181,7 +184,8 @@ void kernel_sleep_us(unsigned microseconds)
     unsigned exponent = 1;
     for (microseconds /= 2; microseconds > 1023; microseconds /= 2)
         exponent++;
-    foc_ipc(FOC_CAP_SPECIAL, FOC_RECEIVE, 0, FOC_TIMEOUTS(FOC_TIMEOUT(microseconds, exponent), FOC_FOREVER), NULL);
+    foc_ipc(FOC_CAP_SPECIAL, FOC_RECEIVE, 0, FOC_TIMEOUTS(FOC_TIMEOUT(microseconds, exponent), FOC_FOREVER),
+            NULL);
 }
 
 int kernel_gate_bind(foc_slot_t gate, foc_slot_t thread, foc_word_t label)
@@ -208,11 +212,12 @@ int kernel_irq_detach(foc_slot_t irq)
     return answer(foc_call(irq, FOC_TAG(1, 0, 0, FOC_PROTOCOL_IRQ_SENDER)));
 }
 
-/* Sent, not called: the kernel does not answer. */
+/* Sent, not called: the kernel does not answer, and leaves the tag as it was unless the send fails. */
 int kernel_irq_trigger(foc_slot_t irq)
 {
     foc_utcb()->message[0] = FOC_IRQ_TRIGGER;
-    return answer(foc_ipc(FOC_CAP(irq), FOC_SEND, FOC_TAG(1, 0, 0, FOC_PROTOCOL_IRQ), FOC_FOREVER, NULL));
+    foc_word_t tag = foc_ipc(FOC_CAP(irq), FOC_SEND, FOC_TAG(1, 0, 0, FOC_PROTOCOL_IRQ), FOC_FOREVER, NULL);
+    return tag & FOC_TAG_ERROR ? answer(tag) : 0;
 }
 
 int kernel_semaphore_down(foc_slot_t semaphore, foc_word_t receive_timeout)

@@ -1,5 +1,5 @@
-/* The kernel's objects as functions: each sends one message to a kernel object and turns the answer into 0 or a negative
- * errno. `slot` is always a slot of the caller's own capability space. */
+/* The kernel's objects as functions: each sends one message to a kernel object and turns the answer into 0 or
+ * a negative errno. `slot` is always a slot of the caller's own capability space. */
 #pragma once
 
 #include "../abi/abi.h"
@@ -18,10 +18,11 @@ int kernel_create_factory(foc_slot_t factory, foc_slot_t slot, foc_word_t limit_
 
 /* ---- task: the protection domain ---- */
 
-/* Maps the flexpage of `from` into `to`, at `base` (an address or FOC_CAP(slot)); `attributes`: FOC_ITEM_SERVER, … The
- * kernel says success where nothing was mapped: see native_pd_foc.c. */
+/* Maps the flexpage of `from` into `to`, at `base` (an address or FOC_CAP(slot)); `attributes`:
+ * FOC_ITEM_SERVER, … The kernel says success where nothing was mapped: see native_pd_foc.c. */
 int kernel_map(foc_slot_t to, foc_slot_t from, foc_word_t fpage, foc_word_t base, foc_word_t attributes);
-/* Takes the flexpage away from `task`. With `flags` FOC_UNMAP_DELETE objects are destroyed where D is held. */
+/* Takes the flexpage away from `task`. With `flags` FOC_UNMAP_DELETE objects are destroyed where D is held.
+ */
 int kernel_unmap(foc_slot_t task, foc_word_t fpage, foc_word_t flags);
 bool kernel_cap_is_valid(foc_slot_t task, foc_slot_t slot);
 /* Same object (for a gate: and the same side of it) and the same rights W and S. */
@@ -34,7 +35,8 @@ int kernel_drop(foc_slot_t slot);
 /* ---- thread ---- */
 
 /* Puts the thread into the task. Pager and exception handler are slots of that task. */
-int kernel_thread_bind(foc_slot_t thread, foc_slot_t task, foc_word_t utcb, foc_slot_t pager, foc_slot_t handler);
+int kernel_thread_bind(foc_slot_t thread, foc_slot_t task, foc_word_t utcb, foc_slot_t pager,
+                       foc_slot_t handler);
 /* Reads and sets where the thread is; ~0: leave it. `flags`: FOC_EX_REGS_*. */
 int kernel_thread_ex_regs(foc_slot_t thread, foc_word_t rip, foc_word_t rsp, foc_word_t flags);
 /* Lets it be scheduled, on one of the processors of the mask. */

@@ -1,13 +1,15 @@
-/* The multiboot start: what stands between the machine's boot loader (QEMU's -kernel, GRUB) and the kernel. It finds the
- * kernel, core and the components as boot modules, loads the first two where they want to lie, fills in the kernel's
- * info page (what memory there is, and that core is to be started as sigma0) and enters the kernel.
+/* The multiboot start: what stands between the machine's boot loader (QEMU's -kernel, GRUB) and the kernel.
+ * It finds the kernel, core and the components as boot modules, loads the first two where they want to lie,
+ * fills in the kernel's info page (what memory there is, and that core is to be started as sigma0) and enters
+ * the kernel.
  *
- * Core takes the place of sigma0, the first task, which the kernel gives all memory and all of its initial objects; there
- * is no separate root task. Modules: first the kernel, second core, the rest is handed to core by name.
+ * Core takes the place of sigma0, the first task, which the kernel gives all memory and all of its initial
+ * objects; there is no separate root task. Modules: first the kernel, second core, the rest is handed to core
+ * by name.
  *
- * Rests on the Multiboot Specification 0.6.96 (section 3.3: what the loader says), and of the kernel on kern/startup.cpp,
- * kern/std_workload.cpp (what is started with which address), kern/kmem_alloc.cpp and kern/ia32/kip_init-ia32.cpp (which
- * memory it takes). */
+ * Rests on the Multiboot Specification 0.6.96 (section 3.3: what the loader says), and of the kernel on
+ * kern/startup.cpp, kern/std_workload.cpp (what is started with which address), kern/kmem_alloc.cpp and
+ * kern/ia32/kip_init-ia32.cpp (which memory it takes). */
 #include "../abi/abi.h"
 #include "../base/base.h"
 
@@ -17,6 +19,7 @@
 #define MODULES_MAX      32
 #define SERIAL_PORT      0x3f8
 #define EXIT_PORT        0xf4
+#define MAGIC_ROOM       64 /* what must be there behind a magic number: the smaller of both structures */
 
 struct multiboot {
     uint32_t flags, memory_lower, memory_upper, boot_device, command_line;
@@ -87,7 +90,8 @@ _Noreturn static void give_up(const char *why)
         __asm__ volatile("hlt");
 }
 
-/* The kernel looks at what its boot loader says of memory, and takes what it needs from the conventional parts. */
+/* The kernel looks at what its boot loader says of memory, and takes what it needs from the conventional
+ * parts. */
 static void describe_memory(struct foc_kip *kip, uint64_t start, uint64_t end, unsigned type)
 {
     struct foc_memory *memory = at((uintptr_t)kip + kip->memory_offset);
@@ -122,7 +126,7 @@ static void *find_in(const struct multiboot_module *module, uint32_t magic)
 {
     struct elf_segment segment;
     for (unsigned i = 0; elf_segment(at(module->start), i, &segment); i++)
-        for (uint64_t offset = 0; offset + 256 <= segment.file_bytes; offset += 16)
+        for (uint64_t offset = 0; offset + MAGIC_ROOM <= segment.file_bytes; offset += 16)
             if (*(uint32_t *)at(segment.physical_address + offset) == magic)
                 return at(segment.physical_address + offset);
     return NULL;
@@ -145,10 +149,22 @@ static void describe_machine(struct foc_kip *kip, const struct multiboot *inform
     }
 }
 
-/* The kernel writes its own messages on the same line. */
-static void set_options(struct foc_options *options)
+static bool asks_for_messages(const char *command_line)
 {
-    if (!options || options->version != FOC_OPTIONS_VERSION)
+    static const char option[] = "-serial";
+    for (unsigned matched = 0; *command_line; command_line++) {
+        matched = *command_line == option[matched] ? matched + 1 : 0;
+        if (!option[matched])
+            return true;
+    }
+    return false;
+}
+
+/* With "-serial" behind its name the kernel writes its own messages on the same line. Without, it is left
+ * silent. */
+static void set_options(struct foc_options *options, const char *command_line)
+{
+    if (!asks_for_messages(command_line) || !options || options->version != FOC_OPTIONS_VERSION)
         return;
     options->uart_base = SERIAL_PORT;
     options->uart_base_baud = 0;
@@ -162,12 +178,15 @@ static void list_modules(struct foc_kip *kip, const struct multiboot_module *fro
 {
     for (uint32_t i = 0; i < count; i++) {
         modules[i] = (struct foc_module){
-            .flags = i == 0 ? 1 : i == 1 ? 2 : 0, /* kernel, sigma0, other */
+            .flags = i == 0   ? 1
+                     : i == 1 ? 2
+                              : 0, /* kernel, sigma0, other */
             .start = from[i].start,
             .end = from[i].end,
             .name = from[i].name,
         };
-        describe_memory(kip, from[i].start & ~0xfffu, (from[i].end + 0xfffull) & ~0xfffull, FOC_MEMORY_BOOTLOADER);
+        describe_memory(kip, from[i].start & ~0xfffu, (from[i].end + 0xfffull) & ~0xfffull,
+                        FOC_MEMORY_BOOTLOADER);
     }
     module_list = (struct foc_modules){.modules = (uintptr_t)modules, .count = count};
     kip->user_pointer = (uintptr_t)&module_list;
@@ -209,7 +228,7 @@ void start_main(uint32_t magic, const struct multiboot *information)
     describe_segments(kip, &list[0], FOC_MEMORY_RESERVED);
     describe_segments(kip, &list[1], FOC_MEMORY_DEDICATED);
     list_modules(kip, list, information->module_count);
-    set_options(find_in(&list[0], FOC_OPTIONS_MAGIC));
+    set_options(find_in(&list[0], FOC_OPTIONS_MAGIC), at(list[0].name));
     kip->sigma0_ip = elf_entry(at(list[1].start));
     kip->root_ip = 0;
     map_memory();
