@@ -4,13 +4,16 @@
 
 #include "core.h"
 
-enum { OPTION_SOCKET = 's', OPTION_CONFIGURATION = 'c' };
+enum { OPTION_SOCKET = 's', OPTION_CONFIGURATION = 'c', OPTION_CHECKPOINTS = 256 };
 
 static const struct cli_option options[] = {
     {OPTION_SOCKET, "socket", "PATH",
      "listen there (root: /run/reseat/core, others: $XDG_RUNTIME_DIR/reseat-core)"},
     {OPTION_CONFIGURATION, "config", "FILE",
      "who gets sessions to what (/etc/reseat/core.conf, if it is there)"},
+    {OPTION_CHECKPOINTS, "checkpoints", "DIR",
+     "keep the checkpoints that clients ask for there (root: /run/reseat/checkpoints, others:\n"
+     "$XDG_RUNTIME_DIR/reseat-checkpoints)"},
     {0},
 };
 
@@ -23,6 +26,8 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
         const struct cli_given *given = &arguments->options[i];
         if (given->option->id == OPTION_SOCKET)
             core.socket_path = given->value;
+        else if (given->option->id == OPTION_CHECKPOINTS)
+            core.checkpoint_directory = given->value;
         else
             core.configuration_path = given->value;
     }
@@ -33,7 +38,7 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
 
 const struct cli_verb verb_core = {
     .name = "core",
-    .usage = "[--socket PATH] [--config FILE]",
+    .usage = "[--socket PATH] [--config FILE] [--checkpoints DIR]",
     .summary = "serve sessions of processes to others",
     .about =
         "Listens at a socket, and opens PD sessions: a client that may trace a process (which the kernel "

@@ -73,7 +73,8 @@ struct rule {
 struct configuration {
     struct rule *rules;
     size_t rule_count;
-    uint64_t sessions, connections, workers; /* of one user; all but `workers` are limits of the dispatcher */
+    uint64_t sessions, connections, workers; /* of one user */
+    const char *checkpoint_directory;        /* not from the file; NULL: none is possible */
 };
 
 int configuration_read(const char *path, struct configuration *ret_configuration,
@@ -179,6 +180,11 @@ int operation_request(struct work *work, struct reply *reply, struct reseat_erro
 int operation_install(struct work *work, struct reply *reply, struct reseat_error **ret_error);
 int operation_close(struct work *work, struct reply *reply, struct reseat_error **ret_error);
 int operation_compare(struct work *work, struct reply *reply, struct reseat_error **ret_error);
+
+/* checkpoints.c */
+int operation_checkpoint(struct work *work, struct reply *reply, struct reseat_error **ret_error);
+int operation_restore(struct work *work, struct reply *reply, struct reseat_error **ret_error);
+int operation_drop(struct work *work, struct reply *reply, struct reseat_error **ret_error);
 
 /* Opens the PD of a session: the same process, executing the same program as when it was opened. */
 int work_open_pd(const struct terms *terms, int pidfd, struct native_pd **ret_pd,

@@ -209,6 +209,7 @@ static void reload(struct dispatcher *dispatcher)
         fprintf(stderr, "reseat core: the configuration stays as it was: %s\n", error ? error->message : "?");
         return;
     }
+    configuration.checkpoint_directory = dispatcher->configuration.checkpoint_directory;
     configuration_end(&dispatcher->configuration);
     dispatcher->configuration = configuration;
     pool_retire(dispatcher);
@@ -315,6 +316,21 @@ static void end(struct dispatcher *dispatcher)
     base_close(&dispatcher->epoll);
     base_close(&dispatcher->signals);
     configuration_end(&dispatcher->configuration);
+    free(dispatcher->checkpoint_directory);
+}
+
+/* Root's in /run, a user's own where the user's sockets are. NULL: there is no such place. */
+static const char *choose_checkpoint_directory(struct dispatcher *dispatcher,
+                                               const struct core_options *options)
+{
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    if (options->checkpoint_directory)
+        return options->checkpoint_directory;
+    if (geteuid() == 0)
+        return "/run/reseat/checkpoints";
+    if (runtime && asprintf(&dispatcher->checkpoint_directory, "%s/reseat-checkpoints", runtime) < 0)
+        dispatcher->checkpoint_directory = NULL;
+    return dispatcher->checkpoint_directory;
 }
 
 static int set_up(struct dispatcher *dispatcher, const struct core_options *options,
@@ -324,6 +340,7 @@ static int set_up(struct dispatcher *dispatcher, const struct core_options *opti
     if (!dispatcher->configuration_path && access(CONFIGURATION_PATH, F_OK) == 0)
         dispatcher->configuration_path = CONFIGURATION_PATH;
     int r = configuration_read(dispatcher->configuration_path, &dispatcher->configuration, ret_error);
+    dispatcher->configuration.checkpoint_directory = choose_checkpoint_directory(dispatcher, options);
     if (r == 0)
         r = take_signals(dispatcher, ret_error);
     if (r == 0)

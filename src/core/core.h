@@ -14,9 +14,10 @@
 struct reseat_error;
 
 struct core_options {
-    const char *socket_path;        /* NULL: the usual place; not used if systemd passes a socket */
-    const char *configuration_path; /* NULL: /etc/reseat/core.conf, if it is there */
-    bool verbose;                   /* a line on standard error for each session and refusal */
+    const char *socket_path;          /* NULL: the usual place; not used if systemd passes a socket */
+    const char *configuration_path;   /* NULL: /etc/reseat/core.conf, if it is there */
+    const char *checkpoint_directory; /* NULL: the usual place, made when it is needed */
+    bool verbose;                     /* a line on standard error for each session and refusal */
 };
 
 /* Serves until SIGTERM or SIGINT. SIGHUP: reads the configuration again. Expects a process with one thread.

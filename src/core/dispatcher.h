@@ -55,6 +55,7 @@ struct dispatcher {
     bool is_verbose;
     struct configuration configuration;
     const char *configuration_path;
+    char *checkpoint_directory; /* of a user's own core, or NULL */
     struct channel *channels;
     struct channel *first_waiting, **last_waiting;
     struct worker *workers;

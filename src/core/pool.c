@@ -139,6 +139,7 @@ static uint64_t limit_of(unsigned operation)
         return LIMIT_STOPPING_NS;
     case PROTOCOL_CHECKPOINT:
     case PROTOCOL_RESTORE:
+    case PROTOCOL_DROP:
         return LIMIT_CHECKPOINT_NS;
     default:
         return LIMIT_QUICK_NS;
@@ -148,7 +149,7 @@ static uint64_t limit_of(unsigned operation)
 static bool stops_target(unsigned operation)
 {
     return operation == PROTOCOL_INSTALL || operation == PROTOCOL_CLOSE || operation == PROTOCOL_CHECKPOINT ||
-           operation == PROTOCOL_RESTORE;
+           operation == PROTOCOL_RESTORE || operation == PROTOCOL_DROP;
 }
 
 /* A process can be stopped by one at a time; and nobody has all workers. */

@@ -173,10 +173,17 @@ static const struct {
     int (*run)(struct work *work, struct reply *reply, struct reseat_error **ret_error);
     bool needs_pd;
 } operations[PROTOCOL_OPERATIONS_END] = {
-    [PROTOCOL_OPEN] = {operation_open, false},      [PROTOCOL_INFO] = {operation_info, false},
-    [PROTOCOL_NARROW] = {operation_narrow, false},  [PROTOCOL_LIST] = {operation_list, true},
-    [PROTOCOL_REQUEST] = {operation_request, true}, [PROTOCOL_INSTALL] = {operation_install, true},
-    [PROTOCOL_CLOSE] = {operation_close, true},     [PROTOCOL_COMPARE] = {operation_compare, true},
+    [PROTOCOL_OPEN] = {operation_open, false},
+    [PROTOCOL_INFO] = {operation_info, false},
+    [PROTOCOL_NARROW] = {operation_narrow, false},
+    [PROTOCOL_LIST] = {operation_list, true},
+    [PROTOCOL_REQUEST] = {operation_request, true},
+    [PROTOCOL_INSTALL] = {operation_install, true},
+    [PROTOCOL_CLOSE] = {operation_close, true},
+    [PROTOCOL_COMPARE] = {operation_compare, true},
+    [PROTOCOL_CHECKPOINT] = {operation_checkpoint, true},
+    [PROTOCOL_RESTORE] = {operation_restore, true},
+    [PROTOCOL_DROP] = {operation_drop, true},
 };
 
 static int check_place(const struct work *work, unsigned operation, struct reseat_error **ret_error)

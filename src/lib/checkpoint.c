@@ -144,6 +144,8 @@ static int make_twin(struct checkpoint *checkpoint, struct target *ret_twin, str
     int r = target_reserve_mirror(target, twin_scratch_bytes_about(target->thread_count), ret_error);
     if (r == 0)
         r = target_stop(target, ret_error);
+    if (r == 0 && checkpoint->options->check)
+        r = checkpoint->options->check(checkpoint->options->check_userdata, ret_error);
     if (r == 0)
         r = process_capture(target, snapshot, ret_error);
     if (r == 0)

@@ -208,6 +208,10 @@ struct reseat_checkpoint_options {
     void *userdata;
     reseat_progress_fn progress; /* NULL: nobody wants to know */
     void *progress_userdata;
+    /* Asked when the process stands still and nothing has been done to it, the last moment to refuse (with a
+     * negative errno): whether it is still the one that was meant. NULL: not asked. */
+    int (*check)(void *userdata, struct reseat_error **ret_error);
+    void *check_userdata;
 };
 
 struct reseat_checkpoint_result {
@@ -286,6 +290,28 @@ RESEAT_API int reseat_restore(const char *dir, const struct reseat_restore_optio
 RESEAT_API int reseat_restore_stream(int fd, const struct reseat_restore_options *options,
                                      struct reseat_restore_result *ret_result,
                                      struct reseat_error **ret_error);
+
+/* ---- checkpoint and restore through core ----
+ *
+ * The checkpoint is the twin, and a session of it is what makes it yours: neither a directory nor any
+ * privilege is needed. Only of PDs that came through core (-EOPNOTSUPP). Of the flags of a checkpoint
+ * RESEAT_LEAVE_RUNNING counts, of those of a restore RESEAT_KEEP and RESEAT_NEW_PID. */
+
+RESEAT_API int reseat_pd_checkpoint(struct reseat_pd *pd, const struct reseat_checkpoint_options *options,
+                                    struct reseat_checkpoint_result *ret_result, struct reseat_pd **ret_twin,
+                                    struct reseat_error **ret_error);
+/* As reseat_checkpoint_stream(): an image into descriptor `fd`, and no twin. */
+RESEAT_API int reseat_pd_checkpoint_stream(struct reseat_pd *pd, int fd,
+                                           const struct reseat_checkpoint_options *options,
+                                           struct reseat_checkpoint_result *ret_result,
+                                           struct reseat_error **ret_error);
+/* *ret_pd (may be NULL): the process that is back. *ret_kept (may be NULL): with RESEAT_KEEP, the twin for
+ * the next time; `twin` is used up. */
+RESEAT_API int reseat_pd_restore(struct reseat_pd *twin, const struct reseat_restore_options *options,
+                                 struct reseat_restore_result *ret_result, struct reseat_pd **ret_pd,
+                                 struct reseat_pd **ret_kept, struct reseat_error **ret_error);
+/* Ends a twin. */
+RESEAT_API int reseat_pd_drop(struct reseat_pd *twin, struct reseat_error **ret_error);
 
 /* ---- plan ---- */
 

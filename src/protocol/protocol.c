@@ -61,14 +61,14 @@ static const struct operation operations[PROTOCOL_OPERATIONS_END] = {
     [PROTOCOL_CHECKPOINT] = {"checkpoint",
                              PROTOCOL_MAY_CHECKPOINT,
                              0,
-                             {.fixed_bytes = BYTES(checkpoint), .base = 1},
-                             {.fixed_bytes = BYTES(checkpointed), .item_bytes = 1, .base = 1}},
-    [PROTOCOL_RESTORE] =
-        {"restore",
-         PROTOCOL_MAY_RESTORE,
-         0,
-         {.fixed_bytes = BYTES(restore), .item_bytes = sizeof(uint32_t), .base = 1, .per_item = 1},
-         {.fixed_bytes = BYTES(restored), .item_bytes = 1, .base = 2, .more = 1}},
+                             {.fixed_bytes = BYTES(checkpoint), .more = 1},
+                             {.fixed_bytes = BYTES(checkpointed), .item_bytes = 1, .more = 1}},
+    [PROTOCOL_RESTORE] = {"restore",
+                          PROTOCOL_MAY_RESTORE,
+                          0,
+                          {.fixed_bytes = BYTES(restore), .item_bytes = sizeof(uint32_t), .per_item = 1},
+                          {.fixed_bytes = BYTES(restored), .item_bytes = 1, .base = 2, .more = 1}},
+    [PROTOCOL_DROP] = {"drop", PROTOCOL_MAY_RESTORE, 0, {0}, {0}},
 };
 
 static const struct part error_part = {.item_bytes = 1};

@@ -35,6 +35,7 @@ enum protocol_operation {
     PROTOCOL_COMPARE,
     PROTOCOL_CHECKPOINT,
     PROTOCOL_RESTORE,
+    PROTOCOL_DROP,
     PROTOCOL_OPERATIONS_END,
 };
 
@@ -54,7 +55,7 @@ enum protocol_rights {
     PROTOCOL_MAY_INSTALL = 1U << 2,
     PROTOCOL_MAY_CLOSE = 1U << 3,
     PROTOCOL_MAY_CHECKPOINT = 1U << 4, /* of the whole PD: only sessions that have all selectors */
-    PROTOCOL_MAY_RESTORE = 1U << 5,    /* likewise; of a session of a twin */
+    PROTOCOL_MAY_RESTORE = 1U << 5,    /* likewise; restore and drop, of a session of a twin */
     PROTOCOL_MAY_READ = PROTOCOL_MAY_LIST | PROTOCOL_MAY_REQUEST,
     PROTOCOL_MAY_ALL = (1U << 6) - 1,
 };
@@ -141,18 +142,23 @@ struct protocol_session {
 
 enum protocol_checkpoint_flags {
     PROTOCOL_LEAVE_RUNNING = 1U << 0,
+    /* No twin is left. An image goes into the descriptor beside the message: a file or pipe, open for
+       writing. */
+    PROTOCOL_IMAGE = 1U << 1,
 };
 
-/* Request of checkpoint. Beside it: an empty regular file, open for writing, for what is not in the twin. */
+/* Request of checkpoint. Nothing is beside it, or with PROTOCOL_IMAGE the descriptor. */
 struct protocol_checkpoint {
     uint32_t flags; /* enum protocol_checkpoint_flags */
     uint32_t allow; /* enum reseat_allow */
 };
 
-/* Its reply; beside it: a session of the twin. Items: bytes of notes, a line each. */
+/* Its reply; beside it, unless there is none, a session of the twin, which is the checkpoint. Items: bytes of
+ * notes, a line each. */
 struct protocol_checkpointed {
     int32_t id, twin;
     uint64_t pause_ns;
+    uint64_t memory_bytes; /* in the image */
     uint32_t threads, capabilities;
 };
 
@@ -161,21 +167,23 @@ enum protocol_restore_flags {
     PROTOCOL_NEW_ID = 1U << 1,
 };
 
-/* Request of restore, to a session of a twin; items: selectors that get another object, uint32_t. Beside it:
- * the file, open for reading, then a capability for each of these. */
+/* Request of restore, to a session of a twin that core has made; items: selectors that get another object,
+ * uint32_t, with a capability for each. */
 struct protocol_restore {
     uint32_t flags; /* enum protocol_restore_flags */
     uint32_t allow;
     uint64_t wait_ns;
 };
 
-/* Its reply; beside it: a session of the PD, and a descriptor of the process (pidfd). With PROTOCOL_KEEP also
- * a session of the twin that was kept, and the file was written again. Items: bytes of notes, a line each. */
+/* Its reply; beside it: a session of the PD, a descriptor of the process (pidfd), and with PROTOCOL_KEEP a
+ * session of the twin that was kept. Items: bytes of notes, a line each. */
 struct protocol_restored {
     int32_t id, twin;
     uint64_t restore_ns;
     uint32_t slots, same;
 };
+
+/* drop, to a session of a twin that core has made: ends it. Nothing in the request, nothing in the reply. */
 
 /* ---- decoding ---- */
 
