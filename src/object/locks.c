@@ -2,6 +2,7 @@
  * leases (fcntl(2)). fdinfo lists those of the description that it is about (proc_pid_fdinfo(5), "lock:").
  * POSIX record locks belong to the process and stand in `locks` of the snapshot. A lock that somebody else
  * has taken meanwhile is an error. */
+#include "object/at_selector.h"
 #include "object/durable.h"
 
 #include <errno.h>
@@ -66,7 +67,15 @@ int locks_check(const struct object_view *view, size_t offset, uint32_t count,
     return 0;
 }
 
-static int take_lock(native_cap_t cap, const struct lock_state *lock)
+/* The signal that a lease is broken with names the number of its descriptor. */
+static int take_lease(int fd, int other, const void *userdata)
+{
+    (void)other;
+    const struct lock_state *lock = userdata;
+    return fcntl(fd, F_SETLEASE, lock->type) < 0 ? -errno : 0;
+}
+
+static int take_lock(native_cap_t cap, selector_t selector, const struct lock_state *lock)
 {
     struct flock range = {.l_type = (short)lock->type,
                           .l_whence = SEEK_SET,
@@ -78,7 +87,8 @@ static int take_lock(native_cap_t cap, const struct lock_state *lock)
     else if (lock->kind == LOCK_OFD)
         r = fcntl(cap, F_OFD_SETLK, &range);
     else
-        r = fcntl(cap, F_SETLEASE, lock->type);
+        return at_selector(cap, selector == NATIVE_SELECTOR_END ? (selector_t)cap : selector, -1, take_lease,
+                           lock);
     return r < 0 ? -errno : 0;
 }
 
@@ -89,7 +99,7 @@ int locks_take(const struct object_view *view, size_t offset, uint32_t count, na
         [LOCK_FLOCK] = "flock", [LOCK_OFD] = "OFD lock", [LOCK_LEASE] = "lease"};
     for (size_t i = 0; i < count; i++) {
         struct lock_state lock = read_lock(view, offset, i);
-        int r = take_lock(cap, &lock);
+        int r = take_lock(cap, view_selector(view), &lock);
         if (r == -EAGAIN || r == -EACCES)
             return error_set(ret_error, -EBUSY,
                              "its %s cannot be taken again: somebody else has taken one on that file "

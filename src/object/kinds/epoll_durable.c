@@ -3,17 +3,14 @@
  * The kernel keys an interest by the file and the number under which it was added, and a number may have been
  * closed or reused since while the object lives on elsewhere; kcmp(2) KCMP_EPOLL_TFD says which object it is.
  * Interests whose number still holds their object are added inside the restored process (`interests` of the
- * snapshot), because a signalfd listens to the signals of whoever adds it. The others are added here, by a
- * thread with a descriptor table of its own, in which the object is put at that number for a moment. */
+ * snapshot), because a signalfd listens to the signals of whoever adds it. The others are added here
+ * (at_selector.c). */
+#include "object/at_selector.h"
 #include "object/durable.h"
 #include "object/kinds.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <sched.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 
 struct epoll_state {
     uint32_t interest_count;
@@ -151,44 +148,11 @@ static int recreate_epoll(struct object_making *making, const struct object_view
     return making_set_flags(fd, view->row->status_flags);
 }
 
-/* What the thread with the table of its own is given. */
-struct outside_add {
-    int epoll, cap;
-    struct epoll_interest interest;
-    int result;
-};
-
-static void *add_outside(void *argument)
+static int add_at_number(int fd, int epoll, const void *userdata)
 {
-    struct outside_add *add = argument;
-    int number = (int)add->interest.selector, epoll = add->epoll;
-    struct epoll_event event = {.events = add->interest.events, .data.u64 = add->interest.data};
-    if (unshare(CLONE_FILES) < 0) {
-        add->result = -errno;
-        return NULL;
-    }
-    if (epoll == number) /* out of the way; the table is ours alone */
-        epoll = fcntl(epoll, F_DUPFD_CLOEXEC, number + 1);
-    bool is_there = add->cap == number || dup2(add->cap, number) >= 0;
-    add->result = is_there && epoll_ctl(epoll, EPOLL_CTL_ADD, number, &event) == 0 ? 0 : -errno;
-    return NULL;
-}
-
-static int run_outside(struct outside_add *add)
-{
-    struct rlimit limit;
-    pthread_t thread;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && add->interest.selector + 1 >= limit.rlim_cur) {
-        limit.rlim_cur = add->interest.selector + 2;
-        limit.rlim_max = limit.rlim_max < limit.rlim_cur ? limit.rlim_cur : limit.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-            return -errno;
-    }
-    int r = pthread_create(&thread, NULL, add_outside, add);
-    if (r != 0)
-        return -r;
-    pthread_join(thread, NULL);
-    return add->result;
+    const struct epoll_interest *interest = userdata;
+    struct epoll_event event = {.events = interest->events, .data.u64 = interest->data};
+    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
 static bool holds(const struct snapshot *snapshot, selector_t selector, object_id_t object)
@@ -223,14 +187,14 @@ static int complete_epoll(struct object_making *making, const struct object_view
         struct epoll_interest interest = interest_of(view, i);
         bool is_inside =
             own != NATIVE_SELECTOR_END && holds(view->snapshot, interest.selector, interest.object);
-        struct outside_add add = {.epoll = cap,
-                                  .cap = making->set->caps[interest.object],
-                                  .interest = interest};
+        native_cap_t watched = making->set->caps[interest.object];
         if (making_is_lost(making, interest.object))
             continue;
-        int r = is_inside     ? note_inside(making, own, &interest)
-                : add.cap < 0 ? 0 /* nobody has it, so it would be gone from the set */
-                              : run_outside(&add);
+        int r = 0;
+        if (is_inside)
+            r = note_inside(making, own, &interest);
+        else if (watched != NATIVE_CAP_INVALID)
+            r = at_selector(watched, interest.selector, cap, add_at_number, &interest);
         if (r < 0 && r != -EPERM) /* what cannot be watched has become something else */
             return error_errno(ret_error, r, "watching number %u again", interest.selector);
     }

@@ -269,7 +269,9 @@ static int put_again(struct object_making *making, const struct object_view *vie
                      struct reseat_error **ret_error)
 {
     struct file_state state = state_of(view);
-    int cap = making_reopen(source, view->row->status_flags & OPEN_FLAGS);
+    /* O_TMPFILE has the bit of O_DIRECTORY in it. */
+    unsigned flags = view->row->status_flags & OPEN_FLAGS;
+    int cap = making_reopen(source, S_ISDIR(view->row->mode) ? flags : flags & ~(unsigned)O_DIRECTORY);
     if (cap < 0)
         return error_errno(ret_error, cap, "opening %s", path_of(view));
     making_put(making, view_id(view), cap);

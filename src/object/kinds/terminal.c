@@ -41,4 +41,5 @@ static int describe_terminal(const struct object_sight *sight, char **ret_name)
 
 const struct object_kind kind_terminal = {.name = "terminal",
                                           .match = match_terminal,
-                                          .describe = describe_terminal};
+                                          .describe = describe_terminal,
+                                          .durable = &terminal_durable};
