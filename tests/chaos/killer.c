@@ -64,6 +64,7 @@ static const struct name changing[] = {
     {SYS_fchown, "fchown"},
     {SYS_ioctl, "ioctl"},
     {SYS_clone, "clone"},
+    {SYS_fsync, "fsync"},
     {SYS_sched_setattr, "sched_setattr"},
     {SYS_sched_setaffinity, "sched_setaffinity"},
 };
