@@ -7,7 +7,7 @@ import re
 import signal
 import time
 
-from reseat_test import each
+from reseat_test import Skip, each
 
 VERBS = ["caps", "request", "install", "close", "plan", "checkpoint", "restore", "verify", "list", "drop"]
 
@@ -194,6 +194,41 @@ def test_slot_null_close_and_keep(context):
     target.send("a line\n")
     target.expect("got a line")
     assert " 5 -> /dev/null" in target.output and "/etc/group" not in target.output
+
+
+@each(selector=[3, 4, 5, 63])
+def test_slot_that_was_unused(context, selector):
+    """Also where a number that is used in passing would be."""
+    target = sleeper(context)
+    directory = context.checkpoint(target)
+    context.reseat("restore", directory, "--slot", f"{selector}=null")
+    assert os.readlink(f"/proc/{target.pid}/fd/{selector}") == "/dev/null"
+    assert sorted(map(int, os.listdir(f"/proc/{target.pid}/fd"))) == [0, 1, 2, selector]
+
+
+PERF = """
+import ctypes, os, struct, sys
+attribute = ctypes.create_string_buffer(struct.pack("IIQ", 1, 120, 1), 120)  # PERF_TYPE_SOFTWARE, PERF_COUNT_SW_TASK_CLOCK
+fd = ctypes.CDLL(None).syscall(298, attribute, 0, -1, -1, 0)
+if fd >= 0:
+    os.dup2(fd, 10)
+    os.close(fd)
+print("counting" if fd >= 0 else "not permitted", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_slot_fail_overrides_allow(context):
+    target = context.start(["python3", "-c", PERF])
+    if "counting" not in target.expect("\n"):
+        raise Skip("no performance counters here")
+    context.reseat("checkpoint", target.pid, "--live", "-o", "d", status=3)
+    directory = context.checkpoint(target, "heir", "--allow=degraded")
+    for policy in "fail", "keep":
+        result = context.reseat("restore", directory, "--allow=lost", "--slot", f"10={policy}", status=3)
+        assert "not permitted by --slot" in result.stderr and "elector 10" in result.stderr, result
+    context.reseat("restore", directory, "--slot", "0=fail", "--slot", "10=close")
+    assert target.alive and not os.path.exists(f"/proc/{target.pid}/fd/10")
 
 
 def test_slot_policies_refuse(context):

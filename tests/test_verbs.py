@@ -196,7 +196,7 @@ def test_install_what_we_have(context):
 
 
 def test_install_a_file(context):
-    target = echo(context)
+    target = sleeper(context)
     out = context.path("out")
     assert "--create" in context.reseat("install", target.pid, 5, "--open", out, status=1).stderr
     assert not os.path.exists(out) and not os.path.exists(f"/proc/{target.pid}/fd/5")
