@@ -56,10 +56,12 @@ def test_shared_names_holders_and_other_ends(context):
     assert line.split()[5:7] == [f"{twice.pid}:0(sleep)", f"{writer.pid}:1(sleep)"], line
 
 
-@each(what=["unix", "tcp", "tcp6", "fifo"])
+@each(what=["unix", "tcp", "tcp6", "fifo", "pty"])
 def test_shared_finds_the_other_end(context, what):
     if what == "unix":
         one, other = socket.socketpair()
+    elif what == "pty":
+        one, other = (open(fd, "rb", buffering=0) for fd in os.openpty())
     elif what == "fifo":
         os.mkfifo(context.path("fifo"))
         one = open(os.open(context.path("fifo"), os.O_RDONLY | os.O_NONBLOCK), "rb")

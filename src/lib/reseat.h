@@ -70,8 +70,8 @@ struct reseat_capability {
     /* Only by reseat_list_sharing(). */
     const struct reseat_holder *holders; /* other processes that hold this object */
     size_t holder_count;
-    const struct reseat_holder *other_ends; /* who holds the other end: of a pipe, a FIFO, a unix socket, a
-                                               TCP connection within this machine */
+    const struct reseat_holder *other_ends; /* who holds the other end: of a pipe, a FIFO, a pty, a unix
+                                               socket, a TCP connection within this machine */
     size_t other_end_count;
 };
 

@@ -35,7 +35,7 @@ struct search {
     size_t place_count;
     struct entry_end *ends; /* of the listed entries, sorted by key */
     size_t end_count;
-    bool wants_sockets; /* an other end may be any socket */
+    const char *links[2]; /* how the links of other ends begin whose place is not known */
 
     struct native_pd **pds; /* of this batch */
     size_t pd_count;
@@ -91,6 +91,15 @@ static int add_place(struct search *search, uint64_t mount_id, uint64_t inode)
     return 0;
 }
 
+static void add_link(struct search *search, const char *link)
+{
+    size_t i = 0;
+    while (i < COUNT_OF(search->links) && search->links[i] && strcmp(search->links[i], link) != 0)
+        i++;
+    if (i < COUNT_OF(search->links))
+        search->links[i] = link;
+}
+
 /* The end of a listed entry is looked for once more, now that it is known that somebody asks. */
 static int add_listed(struct search *search, size_t index, struct observer *observer)
 {
@@ -109,7 +118,8 @@ static int add_listed(struct search *search, size_t index, struct observer *obse
     if (!row)
         return -ENOMEM;
     *row = (struct entry_end){.entry = index, .end = end};
-    search->wants_sockets = search->wants_sockets || !end.other_inode;
+    if (!end.other_inode)
+        add_link(search, end.other_link);
     return end.other_inode ? add_place(search, sight.mount_id, end.other_inode) : 0;
 }
 
@@ -259,12 +269,16 @@ static bool is_candidate(const struct search *search, const struct object_sight 
     if (search->place_count &&
         bsearch(&place, search->places, search->place_count, sizeof place, compare_places))
         return true;
-    if (!search->wants_sockets)
+    if (!search->links[0])
         return false;
-    char name[16], link[16];
+    char name[16], link[16] = "";
     snprintf(name, sizeof name, "%u", peek->selector);
-    ssize_t length = readlinkat(observer->table_fd, name, link, sizeof link);
-    return length >= 8 && memcmp(link, "socket:[", 8) == 0;
+    if (readlinkat(observer->table_fd, name, link, sizeof link - 1) < 0)
+        return false;
+    for (size_t i = 0; i < COUNT_OF(search->links) && search->links[i]; i++)
+        if (starts_with(link, search->links[i]))
+            return true;
+    return false;
 }
 
 /* 0, also for what cannot be looked at. */

@@ -43,9 +43,10 @@ struct object_sight {
 
 /* What has two ends that are two objects: a pipe, a connection. */
 struct object_end {
-    char key[256];        /* equal at both ends and nowhere else; "" if there is no other end */
-    unsigned side;        /* bit 0, bit 1: which end this is; both in one is possible (FIFO, O_RDWR) */
-    uint64_t other_inode; /* of the other end, on the same mount; 0: not known */
+    char key[256];          /* equal at both ends and nowhere else; "" if there is no other end */
+    unsigned side;          /* bit 0, bit 1: which end this is; both in one is possible (FIFO, O_RDWR) */
+    uint64_t other_inode;   /* of the other end, on the same mount; 0: not known, then: */
+    const char *other_link; /* how its link begins */
 };
 
 /* Everything that Reseat knows about one kind of object. */

@@ -157,6 +157,7 @@ static void find_inet_end(const struct object_sight *sight, struct object_end *r
     snprintf(ret_end->key, sizeof ret_end->key, "tcp %llu %s %s", (unsigned long long)cookie,
              texts[is_first ? 0 : 1], texts[is_first ? 1 : 0]);
     ret_end->side = is_first ? 1 : 2;
+    ret_end->other_link = "socket:[";
 }
 
 const struct object_kind kind_tcp = {.name = "tcp",
