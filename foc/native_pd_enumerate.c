@@ -17,12 +17,38 @@
 #include "kernel/kernel.h"
 #include "native_pd_internal.h"
 
-#define PROBED_ORDER 2 /* so few are asked for one by one: three calls of halving cost more */
+#define PROBED_ORDER_MIN 2
+#define PROBED_ORDER_MAX 9
+
+static unsigned probed_order = PROBED_ORDER_MIN;
 
 bool foc_range_is_empty(foc_slot_t task, selector_t first, unsigned order)
 {
     return kernel_map(foc_tight_task(), task, FOC_FPAGE_SLOTS(first, order, FOC_RIGHTS_RWS), FOC_CAP(first),
                       0) == 0;
+}
+
+static uint64_t ticks(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+    return (uint64_t)high << 32 | low;
+}
+
+/* `task` is empty. Each is done once before, and then measured. */
+void foc_measure_probing(foc_slot_t task)
+{
+    foc_range_is_empty(task, 0, FOC_SELECTOR_ORDER - 1);
+    kernel_cap_is_valid(task, 0);
+    uint64_t begin = ticks();
+    foc_range_is_empty(task, 0, FOC_SELECTOR_ORDER - 1);
+    uint64_t halving = ticks() - begin;
+    begin = ticks();
+    kernel_cap_is_valid(task, 0);
+    uint64_t probing = ticks() - begin;
+    probed_order = PROBED_ORDER_MIN;
+    while (probed_order < PROBED_ORDER_MAX && (probing << (probed_order + 1)) < halving)
+        probed_order++;
 }
 
 static unsigned order_at(selector_t selector)
@@ -47,7 +73,7 @@ int foc_find_by_halving(foc_slot_t task, selector_t from, selector_t *ret_select
     unsigned order = order_at(from);
     while (from < limit) {
         selector_t end = from + (1u << order);
-        if (order <= PROBED_ORDER) {
+        if (order <= probed_order) {
             from = probe(task, from, end);
             if (from < end) {
                 *ret_selector = from;

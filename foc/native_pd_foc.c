@@ -31,16 +31,18 @@ static unsigned rights_of_flags(unsigned flags)
  * empty. */
 static int fetch(foc_slot_t task, selector_t selector, foc_slot_t *ret_slot)
 {
+    *ret_slot = 0;
+    if (!kernel_cap_is_valid(task, selector)) /* the kernel would map nothing, and write a warning about it */
+        return 0;
     foc_slot_t slot = slots_take();
     if (!slot)
         return -E_MFILE;
     int r = kernel_map(FOC_SLOT_TASK, task, FOC_FPAGE_SLOTS(selector, 0, FOC_RIGHTS_RWS), FOC_CAP(slot),
                        FOC_ITEM_SERVER);
-    if (r < 0 || !kernel_cap_is_valid(FOC_SLOT_TASK, slot)) {
+    if (r < 0 || !kernel_cap_is_valid(FOC_SLOT_TASK, slot))
         slots_give(slot);
-        slot = 0;
-    }
-    *ret_slot = slot;
+    else
+        *ret_slot = slot;
     return r;
 }
 

@@ -11,4 +11,6 @@ struct native_pd {
 
 /* The scratch task that has no memory for a single capability. */
 foc_slot_t foc_tight_task(void);
+/* Finds out from which size on halving pays; the task must be empty. */
+void foc_measure_probing(foc_slot_t task);
 bool foc_range_is_empty(foc_slot_t task, selector_t first, unsigned order);

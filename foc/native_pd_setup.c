@@ -100,7 +100,11 @@ static int probe_limit(foc_slot_t factory, struct reseat_error **ret_error)
 int foc_native_init(foc_slot_t factory, struct reseat_error **ret_error)
 {
     int r = probe_limit(factory, ret_error);
-    return r < 0 ? r : make_tight_task(factory, ret_error);
+    if (r == 0)
+        r = make_tight_task(factory, ret_error);
+    if (r == 0)
+        foc_measure_probing(tight_task);
+    return r;
 }
 
 int foc_pd_register(native_pd_id_t id, foc_slot_t slot, struct reseat_error **ret_error)

@@ -39,6 +39,8 @@ int ranges_add(struct ranges *ranges, uint64_t start, uint64_t end)
 
 int ranges_remove(struct ranges *ranges, uint64_t start, uint64_t end)
 {
+    if (start >= end)
+        return 0;
     for (unsigned i = 0; i < ranges->count; i++) {
         uint64_t piece_start = ranges->range[i].start, piece_end = ranges->range[i].end;
         if (piece_end <= start || piece_start >= end)

@@ -124,7 +124,7 @@ static void await_interrupts(void)
     for (;;) {
         foc_word_t label = 0;
         foc_word_t tag = foc_ipc(FOC_CAP_SPECIAL, FOC_WAIT, 0, FOC_FOREVER, &label);
-        if ((tag & FOC_TAG_ERROR) || label != LABEL_IRQ)
+        if ((tag & FOC_TAG_ERROR) || (label != LABEL_IRQ && label != LABEL_BLOCKADE))
             control->service_faults++;
         else
             control->progress[TARGET_INTERRUPT]++;

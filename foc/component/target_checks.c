@@ -73,6 +73,9 @@ static void check_signals(void)
     uint64_t before = control->progress[TARGET_INTERRUPT];
     kernel_irq_trigger(TARGET_IRQ);
     report(progresses(TARGET_INTERRUPT, before), "its interrupt reaches the thread that it is attached to");
+    before = control->progress[TARGET_INTERRUPT];
+    kernel_irq_trigger(TARGET_BLOCKADE_IRQ);
+    report(progresses(TARGET_INTERRUPT, before), "its blockade reaches the thread that it is attached to");
     before = control->progress[TARGET_SEMAPHORE];
     kernel_irq_trigger(TARGET_SEMAPHORE_UP);
     report(progresses(TARGET_SEMAPHORE, before), "its semaphore wakes the thread that waits at it");

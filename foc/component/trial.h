@@ -24,9 +24,10 @@ enum target_selector {
     TARGET_PEER = 0x30, /* gate of the peer: the conversation */
     TARGET_PEER_ALIAS = 0x1234,
     TARGET_PEER_HIGHEST = 0xffff, /* without W */
-    TARGET_EXIT_GATE = 0x50,      /* the four that earlier work lost */
+    TARGET_EXIT_GATE = 0x50,      /* the four that earlier work lost: these, and a blockade */
     TARGET_SIGNAL_GATE = 0x51,
-    TARGET_IRQ = 0x4242,
+    TARGET_IRQ = 0x4242,          /* others hold it too: its object is kept */
+    TARGET_BLOCKADE_IRQ = 0x4243, /* made anew, and attached again */
     TARGET_CONSTRUCTOR_GATE = 0x9999,
     TARGET_EXIT_ALIAS = 0xabcd, /* without S */
     TARGET_SEMAPHORE_UP = 0x8000,
@@ -37,7 +38,13 @@ enum target_selector {
     TARGET_FREE = 0x2fff,   /* a hole; used for a moment during the checks */
 };
 
-enum target_label { LABEL_EXIT = 0x110, LABEL_SIGNAL = 0x120, LABEL_IRQ = 0x130, LABEL_CONSTRUCTOR = 0x140 };
+enum target_label {
+    LABEL_EXIT = 0x110,
+    LABEL_SIGNAL = 0x120,
+    LABEL_IRQ = 0x130,
+    LABEL_CONSTRUCTOR = 0x140,
+    LABEL_BLOCKADE = 0x150,
+};
 
 #define TARGET_MEMORY_ADDRESS 0x61000000ul
 #define TARGET_MEMORY_PAGES   8

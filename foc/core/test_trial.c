@@ -88,6 +88,7 @@ static int give_own(void)
         {OWN_GATE, TARGET_SIGNAL_GATE, TARGET_SERVER, LABEL_SIGNAL, false},
         {OWN_GATE, TARGET_CONSTRUCTOR_GATE, TARGET_SERVER, LABEL_CONSTRUCTOR, true},
         {OWN_IRQ, TARGET_IRQ, TARGET_INTERRUPT, LABEL_IRQ, true},
+        {OWN_IRQ, TARGET_BLOCKADE_IRQ, TARGET_INTERRUPT, LABEL_BLOCKADE, false},
     };
     int r = 0;
     for (unsigned i = 0; i < COUNT_OF(own) && r == 0; i++)
