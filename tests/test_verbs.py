@@ -281,6 +281,30 @@ def test_changing_needs_the_right_to(context):
     context.reseat("close", theirs.pid, 5, **other)
 
 
+def test_through_core(context):
+    """The same verbs with the rights of the service."""
+    service = context.path("core")
+    core = context.start([context.command, "core", "--socket", service], stdin=None, stdout=None)
+    context.until(lambda: os.path.exists(service), "core to listen")
+    target, other = echo(context), sleeper(context)
+    through = ["--core", service]
+    context.reseat("install", target.pid, 5, 6, "--open", context.path("out"), "--create", *through)
+    target.send("5 6 1")
+    target.expect("to 1")
+    assert text_of(context.path("out")) == "to 5\nto 6\n"
+    context.reseat("install", target.pid, 6, "--open", context.path("out"), "--replace", "--access", "r", *through)
+    context.reseat("install", target.pid, 6, "--open", context.path("out"), "--replace", *through)
+    assert fdinfo_flags(target.pid, 6) & os.O_ACCMODE == os.O_RDONLY
+    context.reseat("install", target.pid, 7, "--copy", f"{other.pid}:0", *through)
+    assert context.reseat("request", target.pid, 6, *through, "--", "cat").stdout == "to 5\nto 6\n"
+    assert "selector 77" in context.reseat("close", target.pid, 7, 77, *through, status=1).stderr
+    assert context.reseat("close", target.pid, 7, 6, *through, "--json").json == {"pid": target.pid, "closed": [7, 6]}
+    assert "--replace" in context.reseat("install", target.pid, 5, "--open", "/dev/null", *through, status=1).stderr
+    core.kill(signal.SIGTERM)
+    core.wait()
+    assert service in context.reseat("close", target.pid, 5, *through, status=1).stderr
+
+
 # ---- plan ----
 
 

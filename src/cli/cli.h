@@ -102,6 +102,15 @@ int slot_read(const struct cli *cli, const char *text, struct reseat_slot *ret_s
  * case. Returns an exit status. */
 int read_selectors(const struct cli *cli, const struct cli_arguments *arguments, pid_t *ret_pid,
                    unsigned **ret_selectors, size_t *ret_count);
+/* The option of verbs that work on a PD, and what it asks for: through core at that socket, or (NULL) with
+ * our own rights. Returns an exit status. */
+#define OPTION_CORE 256
+#define CLI_CORE_OPTION                                                                                      \
+    {                                                                                                        \
+        OPTION_CORE, "core", "SOCKET", "through the service core that listens there, with its rights"        \
+    }
+int open_pd(const char *core, pid_t pid, struct reseat_pd **ret_pd);
+void close_pd(struct reseat_pd **pd); /* cleanup function */
 /* As JSON: {"pid": …, "DONE": [selectors]}. */
 void print_selectors(pid_t pid, const char *done, const unsigned *selectors, size_t count);
 

@@ -6,18 +6,20 @@
 #include <stdio.h>
 #include <string.h>
 
-static void free_pd(struct reseat_pd **pd)
-{
-    reseat_pd_free(*pd);
-}
+static const struct cli_option options[] = {
+    CLI_CORE_OPTION,
+    {0},
+};
 
-static int close_selectors(const struct cli *cli, pid_t pid, const unsigned *selectors, size_t count)
+static int close_selectors(const struct cli *cli, const char *core, pid_t pid, const unsigned *selectors,
+                           size_t count)
 {
-    _cleanup_(free_pd) struct reseat_pd *pd = NULL;
+    _cleanup_(close_pd) struct reseat_pd *pd = NULL;
     struct reseat_error *error = NULL;
-    int r = reseat_pd_open(pid, &pd, &error);
-    if (r == 0)
-        r = reseat_pd_close_many(pd, selectors, count, &error);
+    int status = open_pd(core, pid, &pd);
+    if (status != CLI_DONE)
+        return status;
+    int r = reseat_pd_close_many(pd, selectors, count, &error);
     if (r < 0)
         return failure(r, &error);
     if (cli->json)
@@ -31,16 +33,17 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
     pid_t pid;
     unsigned *selectors = NULL;
     size_t count = 0;
+    const char *core = arguments->option_count ? arguments->options[0].value : NULL;
     int status = read_selectors(cli, arguments, &pid, &selectors, &count);
     if (status == CLI_DONE)
-        status = close_selectors(cli, pid, selectors, count);
+        status = close_selectors(cli, core, pid, selectors, count);
     free(selectors);
     return status;
 }
 
 const struct cli_verb verb_close = {
     .name = "close",
-    .usage = "PID SEL…",
+    .usage = "PID SEL… [--core SOCKET]",
     .summary = "close selectors of a running process",
     .about =
         "As if the process had called close(2): the last one to hold the object ends it, a peer sees the "
@@ -51,5 +54,6 @@ const struct cli_verb verb_close = {
         "\n"
         "Example: close what process 1234 has leaked at 7, 9 and 12\n"
         "  $ reseat close 1234 7 9 12\n",
+    .options = options,
     .run = run,
 };

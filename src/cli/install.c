@@ -28,6 +28,7 @@ static const struct cli_option options[] = {
     {OPTION_ACCESS, "access", "r|w|rw|append",
      "how to open PATH. Default: like what is replaced, writing at\nthe end; else as may be: rw, r or w"},
     {OPTION_CREATE, "create", NULL, "make PATH if it does not exist"},
+    CLI_CORE_OPTION,
     {0},
 };
 
@@ -46,16 +47,12 @@ struct wish {
     unsigned copy_selector;
     uint64_t from;
     bool replace, cloexec;
+    const char *core;
 };
 
 static void free_wish(struct wish *wish)
 {
     free(wish->selectors);
-}
-
-static void free_pd(struct reseat_pd **pd)
-{
-    reseat_pd_free(*pd);
 }
 
 static void free_listing(struct reseat_listing **listing)
@@ -122,6 +119,9 @@ static int read_option(const struct cli *cli, const struct cli_given *given, str
         if (!parse_access(value, &wish->access))
             return usage_error(cli, "install: --access takes r, w, rw or append, not %s", value);
         break;
+    case OPTION_CORE:
+        wish->core = value;
+        break;
     case OPTION_CREATE:
         wish->create = true;
         break;
@@ -154,6 +154,24 @@ static int read_wish(const struct cli *cli, const struct cli_arguments *argument
 }
 
 /* ---- what is there now ---- */
+
+/* What the selectors that are to be replaced have, as core tells it: the access of all together. It does not
+ * tell close-on-exec. */
+static int ask_for_slots(const struct wish *wish, struct reseat_pd *pd, unsigned *ret_access,
+                         struct reseat_error **ret_error)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < wish->count; i++) {
+        struct reseat_pd_slot now = {.cap = -1};
+        size_t count = 0;
+        unsigned next;
+        r = reseat_pd_request_many(pd, wish->selectors[i], &now, 1, &count, &next, ret_error);
+        if (r == 0 && count && now.selector == wish->selectors[i])
+            *ret_access |= now.flags & (RESEAT_READ | RESEAT_WRITE);
+        close_cap(&now.cap);
+    }
+    return r;
+}
 
 /* What the selectors that are to be replaced have: close-on-exec, and the access of all together. */
 static int look_at_slots(const struct wish *wish, struct reseat_pd_slot *slots, unsigned *ret_access,
@@ -205,12 +223,12 @@ static int open_file(const struct wish *wish, unsigned access_before)
 
 static int copy_capability(const struct wish *wish)
 {
-    _cleanup_(free_pd) struct reseat_pd *source = NULL;
+    _cleanup_(close_pd) struct reseat_pd *source = NULL;
     struct reseat_error *error = NULL;
     int cap = -1;
-    int r = reseat_pd_open(wish->copy_pid, &source, &error);
-    if (r == 0)
-        r = reseat_pd_request(source, wish->copy_selector, &cap, NULL, &error);
+    if (open_pd(wish->core, wish->copy_pid, &source) != CLI_DONE)
+        return -EIO;
+    int r = reseat_pd_request(source, wish->copy_selector, &cap, NULL, &error);
     if (r < 0) {
         failure(r, &error);
         return r;
@@ -237,7 +255,9 @@ static int install(const struct wish *wish, struct reseat_pd *pd, struct reseat_
     struct reseat_error *error = NULL;
     unsigned access_before = 0;
     bool is_ours = false;
-    int r = wish->replace ? look_at_slots(wish, slots, &access_before, &error) : 0;
+    int r = !wish->replace ? 0
+            : wish->core   ? ask_for_slots(wish, pd, &access_before, &error)
+                           : look_at_slots(wish, slots, &access_before, &error);
     if (r < 0)
         return failure(r, &error);
     int cap = get_source(wish, access_before, &is_ours);
@@ -262,14 +282,12 @@ static int install(const struct wish *wish, struct reseat_pd *pd, struct reseat_
 static int run(const struct cli *cli, const struct cli_arguments *arguments)
 {
     _cleanup_(free_wish) struct wish wish = {0};
-    _cleanup_(free_pd) struct reseat_pd *pd = NULL;
-    struct reseat_error *error = NULL;
+    _cleanup_(close_pd) struct reseat_pd *pd = NULL;
     int status = read_wish(cli, arguments, &wish);
+    if (status == CLI_DONE)
+        status = open_pd(wish.core, wish.pid, &pd);
     if (status != CLI_DONE)
         return status;
-    int r = reseat_pd_open(wish.pid, &pd, &error);
-    if (r < 0)
-        return failure(r, &error);
     struct reseat_pd_slot *slots = calloc(wish.count, sizeof *slots);
     if (!slots)
         message("out of memory");
@@ -285,7 +303,7 @@ const struct cli_verb verb_install = {
     .name = "install",
     .usage =
         "PID SEL… [--from N | --open PATH [--access r|w|rw|append] [--create] | --copy PID:SEL] [--replace] "
-        "[--cloexec]",
+        "[--cloexec] [--core SOCKET]",
     .summary = "put an object at a selector of a running process",
     .about =
         "The process does not take part; it is stopped for a moment. With several selectors all get the same "

@@ -16,22 +16,19 @@ enum { OPTION_TO = 1 };
 
 static const struct cli_option options[] = {
     {OPTION_TO, "to", "N", "the descriptor that CMD has it as (default: 0, its standard input)"},
+    CLI_CORE_OPTION,
     {0},
 };
 
-static void free_pd(struct reseat_pd **pd)
-{
-    reseat_pd_free(*pd);
-}
-
 /* The capability as a descriptor of ours, close-on-exec. Returns an exit status. */
-static int request(pid_t pid, unsigned selector, int *ret_cap)
+static int request(const char *core, pid_t pid, unsigned selector, int *ret_cap)
 {
-    _cleanup_(free_pd) struct reseat_pd *pd = NULL;
+    _cleanup_(close_pd) struct reseat_pd *pd = NULL;
     struct reseat_error *error = NULL;
-    int r = reseat_pd_open(pid, &pd, &error);
-    if (r == 0)
-        r = reseat_pd_request(pd, selector, ret_cap, NULL, &error);
+    int status = open_pd(core, pid, &pd);
+    if (status != CLI_DONE)
+        return status;
+    int r = reseat_pd_request(pd, selector, ret_cap, NULL, &error);
     if (r < 0)
         return failure(r, &error);
     if (*ret_cap >= 0)
@@ -74,18 +71,22 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
         return usage_error(cli, "request: %s is not a PID", arguments->words[0]);
     if (!parse_selector(arguments->words[1], strlen(arguments->words[1]), &selector))
         return usage_error(cli, "request: %s is not a selector", arguments->words[1]);
-    for (size_t i = 0; i < arguments->option_count; i++)
-        if (!parse_number(arguments->options[i].value, INT32_MAX, &to))
-            return usage_error(cli, "request: --to takes a descriptor number, not %s",
-                               arguments->options[i].value);
+    const char *core = NULL;
+    for (size_t i = 0; i < arguments->option_count; i++) {
+        const char *value = arguments->options[i].value;
+        if (arguments->options[i].option->id == OPTION_CORE)
+            core = value;
+        else if (!parse_number(value, INT32_MAX, &to))
+            return usage_error(cli, "request: --to takes a descriptor number, not %s", value);
+    }
     int cap = -1;
-    int status = request(pid, selector, &cap);
+    int status = request(core, pid, selector, &cap);
     return status == CLI_DONE ? become(arguments->words + 2, cap, (int)to) : status;
 }
 
 const struct cli_verb verb_request = {
     .name = "request",
-    .usage = "PID SEL [--to N] -- CMD…",
+    .usage = "PID SEL [--to N] [--core SOCKET] -- CMD…",
     .summary = "run a command that holds a capability of a process",
     .about =
         "CMD has the very object that is at selector SEL of process PID as its descriptor N: the same "

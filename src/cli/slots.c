@@ -107,6 +107,18 @@ int read_selectors(const struct cli *cli, const struct cli_arguments *arguments,
     return CLI_DONE;
 }
 
+int open_pd(const char *core, pid_t pid, struct reseat_pd **ret_pd)
+{
+    struct reseat_error *error = NULL;
+    int r = core ? reseat_pd_connect(core, pid, ret_pd, &error) : reseat_pd_open(pid, ret_pd, &error);
+    return r < 0 ? failure(r, &error) : CLI_DONE;
+}
+
+void close_pd(struct reseat_pd **pd)
+{
+    reseat_pd_free(*pd);
+}
+
 void print_selectors(pid_t pid, const char *done, const unsigned *selectors, size_t count)
 {
     struct json_object *document = json_object_new_object(), *list = json_object_new_array();
