@@ -9,6 +9,7 @@
 #include "object/durable.h"
 #include "object/kinds.h"
 #include "object/observe.h"
+#include "object/outside.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,6 +32,7 @@ struct capturing {
     struct native_pd *pd, *self;
     struct object_table table, own_table;
     struct observer observer, own_observer;
+    struct outside outside;
     struct place *places; /* of each row of snapshot->objects that was added here */
     size_t places_count, first_row;
 };
@@ -44,6 +46,7 @@ static void capturing_end(struct capturing *all)
     observer_close(&all->own_observer);
     object_table_free(&all->table);
     object_table_free(&all->own_table);
+    outside_free(&all->outside);
     native_pd_free(&all->self);
 }
 
@@ -252,16 +255,22 @@ static int finish_object(struct object_capture *capture)
     return r;
 }
 
-static void note_inode(struct object_capture *capture)
+static int note_inode(struct object_capture *capture)
 {
     struct snapshot_object *row = &capture->snapshot->objects[capture->row];
+    const pid_t inside[] = {capture_target(capture), native_pd_id(capture->all->pd)};
     struct stat stat;
     if (fstat(capture->cap, &stat) < 0)
-        return;
+        return 0;
     row->device_major = major(stat.st_dev);
     row->device_minor = minor(stat.st_dev);
     row->inode = stat.st_ino;
     row->mode = stat.st_mode;
+    pid_t holder = outside_find(&capture->all->outside, inside, capture->sight->link, &stat);
+    if (!holder)
+        return 0;
+    return capture_degraded(capture, "process %d has it, too: after a restore the two have nothing in common",
+                            holder);
 }
 
 static int capture_seen(struct object_capture *capture, struct reseat_error **ret_error)
@@ -269,8 +278,9 @@ static int capture_seen(struct object_capture *capture, struct reseat_error **re
     const struct object_kind *kind = object_kind_of(capture->sight);
     const struct snapshot_object *row = &capture->snapshot->objects[capture->row];
     const char *kind_name = (const char *)capture->snapshot->blobs + row->kind_offset;
-    note_inode(capture);
-    int r;
+    int r = note_inode(capture);
+    if (r < 0)
+        return r;
     if (strcmp(kind->name, kind_name) != 0)
         r = capture_lost(capture, "the selector held something else a moment later");
     else if (!kind->durable)

@@ -343,11 +343,14 @@ static int open_parent(const char *path, const char **ret_name)
 }
 
 /* A new file that has had this name, if the name is free, so that it shows; another one if it is not. */
-static int make_nameless_file(const char *path)
+static int make_nameless_file(const char *path, unsigned flags)
 {
     const char *name;
     _cleanup_close_ int parent = open_parent(path, &name);
-    int fd = parent < 0 ? -1 : openat(parent, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    bool had_no_name = (flags & O_TMPFILE) == O_TMPFILE;
+    int fd = parent < 0 || had_no_name
+                 ? -1
+                 : openat(parent, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd >= 0) {
         unlinkat(parent, name, 0);
         return fd;
@@ -402,7 +405,7 @@ static int make_deleted(struct object_making *making, const struct object_view *
     else if (is_directory)
         source = make_nameless_directory(path_of(view));
     else
-        source = make_nameless_file(path_of(view));
+        source = make_nameless_file(path_of(view), first.row->status_flags);
     if (source < 0)
         return error_errno(ret_error, source, "making %s again, which was deleted", path_of(view));
     int r = 0;

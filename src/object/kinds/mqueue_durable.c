@@ -20,6 +20,17 @@ struct mqueue_state {
     uint32_t reserved;
 };
 
+/* The kernel forgets a notification with the process that asked for it. */
+static bool notifies(const struct object_capture *capture)
+{
+    char text[160];
+    _cleanup_close_ int fd = making_reopen(capture->cap, O_RDONLY);
+    ssize_t length = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
+    text[length < 0 ? 0 : length] = '\0';
+    const char *notified = strstr(text, "NOTIFY_PID:");
+    return notified && strtol(notified + strlen("NOTIFY_PID:"), NULL, 10) == capture_target(capture);
+}
+
 static int capture_mqueue(struct object_capture *capture, struct reseat_error **ret_error)
 {
     static const char suffix[] = " (deleted)";
@@ -41,7 +52,11 @@ static int capture_mqueue(struct object_capture *capture, struct reseat_error **
     int r = state_add(capture, &state, sizeof state);
     if (r == 0)
         r = state_add(capture, name, length);
-    return r == 0 ? state_add(capture, "", 1) : r;
+    if (r == 0)
+        r = state_add(capture, "", 1);
+    if (r == 0 && notifies(capture))
+        r = capture_degraded(capture, "it is to notify the process (mq_notify), which the kernel forgets");
+    return r;
 }
 
 static struct mqueue_state state_of(const struct object_view *view)

@@ -282,6 +282,9 @@ static int fill(const struct object_view *view, int write_end)
     return 0;
 }
 
+/* Set by open(2) and not by pipe(2), and seen by fcntl(2) F_GETFL; the C library's O_LARGEFILE is 0. */
+#define KERNEL_LARGEFILE 0100000U
+
 /* One more object on a pipe that we hold, with the flags of the row. */
 static int put_end(struct object_making *making, object_id_t id, int any_end)
 {
@@ -300,6 +303,27 @@ static int put_ends(struct object_making *making, const struct object_view *view
     for (object_id_t id = 0; r == 0 && (id = view_next_of_inode(view, id));)
         if (!making_has(making, id) && !object_is_unwanted(making->options, id))
             r = put_end(making, id, any_end);
+    return r;
+}
+
+/* The two that pipe(2) made are the first of their access that were not opened. */
+static int put_first_ends(struct object_making *making, const struct object_view *view, const int ends[2])
+{
+    bool is_used[2] = {false, false};
+    int r = 0;
+    for (object_id_t id = 0; r == 0 && (id = view_next_of_inode(view, id));) {
+        unsigned flags = making->snapshot->objects[id - 1].status_flags;
+        bool is_writing = (flags & O_ACCMODE) == O_WRONLY;
+        if ((flags & O_ACCMODE) == O_RDWR || (flags & KERNEL_LARGEFILE) || is_used[is_writing] ||
+            making_has(making, id) || object_is_unwanted(making->options, id))
+            continue;
+        int cap = fcntl(ends[is_writing], F_DUPFD_CLOEXEC, 0);
+        if (cap < 0)
+            return -errno;
+        is_used[is_writing] = true;
+        making_put(making, id, cap);
+        r = making_set_flags(cap, flags);
+    }
     return r;
 }
 
@@ -326,7 +350,7 @@ static int recreate_pipe(struct object_making *making, const struct object_view 
                          struct reseat_error **ret_error)
 {
     native_cap_t given = given_end(making, view);
-    int ends[2], r = 0;
+    int ends[2] = {-1, -1}, r = 0;
     if (given == NATIVE_CAP_INVALID) {
         if (pipe2(ends, O_CLOEXEC) < 0)
             return error_errno(ret_error, -errno, "making a pipe");
@@ -337,6 +361,8 @@ static int recreate_pipe(struct object_making *making, const struct object_view 
             r = make_content(making, view, ends[1]);
         given = ends[0];
     }
+    if (r == 0 && ends[0] >= 0)
+        r = put_first_ends(making, view, ends);
     if (r == 0)
         r = put_ends(making, view, given);
     return r < 0 ? error_errno(ret_error, r, "making a pipe") : 0;

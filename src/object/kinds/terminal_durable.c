@@ -43,8 +43,10 @@ struct terminal_state {
     uint32_t reserved2;
 };
 
-#define PTS_MAJOR_FIRST 136
-#define PTS_MAJOR_LAST  143
+/* Set by open(2), not by TIOCGPTPEER; the C library's O_LARGEFILE is 0. */
+#define KERNEL_LARGEFILE 0100000U
+#define PTS_MAJOR_FIRST  136
+#define PTS_MAJOR_LAST   143
 
 /* ---- capture ---- */
 
@@ -249,7 +251,8 @@ static int make_pair(bool with_slave, int *ret_master, int *ret_slave)
 
 static int put_half(struct object_making *making, object_id_t id, int source, int master)
 {
-    unsigned flags = making->snapshot->objects[id - 1].status_flags & (O_ACCMODE | O_NONBLOCK | O_APPEND);
+    unsigned flags = making->snapshot->objects[id - 1].status_flags &
+                     (O_ACCMODE | O_NONBLOCK | O_APPEND | KERNEL_LARGEFILE);
     /* Another object on the slave half is opened like the first; of a master there is only one. */
     int cap = source == master ? fcntl(master, F_DUPFD_CLOEXEC, 0)
                                : ioctl(master, TIOCGPTPEER, (int)flags | O_NOCTTY | O_CLOEXEC);
