@@ -52,7 +52,7 @@ static int judge_object(const struct object_view *view, const struct object_opti
         enum object_fate here = OBJECT_RECREATED;
         _cleanup_free_ char *why = NULL;
         r = view->kind->durable->judge(view, options, &here, &why);
-        if (r == 0 && here > fate) {
+        if (r == 0 && here >= fate && why) { /* the kind knows more than that somebody else has it, too */
             fate = here;
             free(sentence);
             sentence = TAKE_PTR(why);
@@ -100,6 +100,28 @@ static int add_verdict(struct object_verdicts *verdicts, const struct snapshot *
                        view_name(&view), of_object->sentence);
 }
 
+/* What no selector holds: in flight, or only mapped. Said only if there is something to say. */
+static int add_verdict_without_selector(struct object_verdicts *verdicts, const struct snapshot *snapshot,
+                                        const struct object_verdict *of_object)
+{
+    struct object_view view = view_of(snapshot, of_object->object);
+    if (!of_object->sentence || view_selector(&view) != NATIVE_SELECTOR_END)
+        return 0;
+    bool is_mapped = false;
+    for (size_t i = 0; i < snapshot->vmas_count; i++)
+        is_mapped |=
+            snapshot->vmas[i].kind == SNAPSHOT_VMA_OBJECT && snapshot->vmas[i].object == of_object->object;
+    struct object_verdict *verdict = array_append(verdicts->items, verdicts->count);
+    if (!verdict)
+        return -ENOMEM;
+    *verdict = *of_object;
+    verdict->selector = NATIVE_SELECTOR_END;
+    verdict->sentence = NULL;
+    return describe_as(&verdict->sentence, "%s (%s, %s): %s",
+                       is_mapped ? "A mapping" : "A descriptor in flight", view_kind_name(&view),
+                       view_name(&view), of_object->sentence);
+}
+
 static void free_sentences(struct object_verdict **verdicts, size_t count)
 {
     for (size_t i = 0; *verdicts && i < count; i++)
@@ -124,6 +146,11 @@ int object_judge_cold(const struct snapshot *snapshot, const struct object_optio
         r = add_verdict(&verdicts, snapshot, row, &of_objects[row->object]);
         if (r < 0)
             error_errno(ret_error, r, "judging selector %u", row->selector);
+    }
+    for (object_id_t id = 1; r == 0 && id < count; id++) {
+        r = add_verdict_without_selector(&verdicts, snapshot, &of_objects[id]);
+        if (r < 0)
+            error_errno(ret_error, r, "judging object %u", id);
     }
     free_sentences(&of_objects, count);
     if (r < 0)

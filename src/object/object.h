@@ -213,14 +213,14 @@ struct object_options {
 
 /* What a cold restore makes of one capability. */
 struct object_verdict {
-    selector_t selector;
+    selector_t selector; /* NATIVE_SELECTOR_END: of none, it is in flight or only mapped */
     object_id_t object;
     enum object_fate fate;
     char *sentence; /* why it is degraded or lost; NULL: nothing to say */
 };
 
 struct object_verdicts {
-    struct object_verdict *items; /* in the order of `capabilities` */
+    struct object_verdict *items; /* in the order of `capabilities`, then those of no selector */
     size_t count;
 };
 

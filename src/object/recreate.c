@@ -271,12 +271,12 @@ static int make_with_rights(struct object_making *making, const enum object_fate
     return r;
 }
 
-/* Objects in flight have no selector and so no verdict of their own: they are lost if the capture said so. */
+/* What is of no selector has a verdict only if there is something to say. */
 static void sort_fates(const struct snapshot *snapshot, const struct object_verdicts *verdicts,
                        enum object_fate *fates)
 {
     for (size_t i = 0; i < snapshot->objects_count; i++)
-        fates[i + 1] = snapshot->objects[i].flags & SNAPSHOT_OBJECT_LOST ? OBJECT_LOST : OBJECT_RECREATED;
+        fates[i + 1] = OBJECT_RECREATED;
     for (size_t i = 0; i < verdicts->count; i++)
         fates[verdicts->items[i].object] = verdicts->items[i].fate;
 }
