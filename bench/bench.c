@@ -4,8 +4,9 @@
  * that the ratios hold on a machine that is busy with something else.
  *
  * usage: bench --command build/reseat --target build/bench/bench-target [--rounds N] [--largest MEBIBYTES]
- * [--only heir|copy|writes|commands|listing|native-pd]. Ends with 0 when everything was measured, whether the bars were
- * met or not. */
+ * [--only heir|copy|writes|commands|listing|native-pd|core]. Ends with 0 when everything was measured,
+ * whether the bars were met or not. */
+#include "core.h"
 #include "native_pd.h"
 #include "reseat.h"
 #include "rig.h"
@@ -384,13 +385,22 @@ static void measure_all_native_pd(struct bench *bench)
     bench_native_pd(bench->target, bench->rounds, &bench->table);
 }
 
+static void measure_core(struct bench *bench)
+{
+    bench_core(bench->command, bench->target, bench->work, bench->rounds, &bench->table);
+}
+
 static const struct part {
     const char *name;
     void (*measure)(struct bench *bench);
 } parts[] = {
-    {"heir", measure_all_heirs},        {"copy", measure_all_copies},      {"writes", measure_all_writes},
-    {"commands", measure_all_commands}, {"listing", measure_all_listings},
+    {"heir", measure_all_heirs},
+    {"copy", measure_all_copies},
+    {"writes", measure_all_writes},
+    {"commands", measure_all_commands},
+    {"listing", measure_all_listings},
     {"native-pd", measure_all_native_pd},
+    {"core", measure_core},
 };
 
 static void measure_all(struct bench *bench)
