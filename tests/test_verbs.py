@@ -281,6 +281,52 @@ def test_changing_needs_the_right_to(context):
     context.reseat("close", theirs.pid, 5, **other)
 
 
+THREADS = """
+import sys, threading, time
+def spin():
+    while True: sum(range(1000))
+for _ in range(3): threading.Thread(target=spin, daemon=True).start()
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+print("ready", flush=True)
+while line := sys.stdin.readline():
+    print("still here", flush=True)
+"""
+
+
+@each(state=["stopped", "busy", "threads"])
+def test_install_whatever_it_does(context, state):
+    if state == "threads":
+        target = context.start(["python3", "-c", THREADS])
+        target.expect("ready")
+    else:
+        target = peculiar(context, "busy")
+    if state == "stopped":
+        target.kill(signal.SIGSTOP)
+        context.until(lambda: process_state(target.pid) == "T", "it to stop")
+    context.reseat("install", target.pid, 20, 21, "--open", "/etc/passwd")
+    context.reseat("close", target.pid, 20)
+    assert os.readlink(f"/proc/{target.pid}/fd/21") == "/etc/passwd" and not os.path.exists(f"/proc/{target.pid}/fd/20")
+    if state == "stopped":
+        assert process_state(target.pid) == "T", "it was left stopped, and shall stay so"
+        target.kill(signal.SIGCONT)
+    if state == "threads":
+        target.send("are you\n")
+        target.expect("still here")
+    else:
+        count = len(target.output)
+        context.until(lambda: target.read_available(1) and len(target.output) > count, "it to count on")
+
+
+def test_install_into_a_traced_process(context):
+    target = sleeper(context)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.ptrace(PTRACE_SEIZE, target.pid, None, None) == 0
+    for arguments in ("install", target.pid, 5, "--open", "/dev/null"), ("close", target.pid, 0):
+        result = context.reseat(*arguments, status=1)
+        assert "traced" in result.stderr and str(os.getpid()) in result.stderr, result
+    assert context.reseat("request", target.pid, 1, "--", "true").stderr == "", "it needs no tracing"
+
+
 def test_through_core(context):
     """The same verbs with the rights of the service."""
     service = context.path("core")

@@ -288,7 +288,7 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
         status = open_pd(wish.core, wish.pid, &pd);
     if (status != CLI_DONE)
         return status;
-    struct reseat_pd_slot *slots = calloc(wish.count, sizeof *slots);
+    struct reseat_pd_slot *slots = calloc(wish.count + 1, sizeof *slots);
     if (!slots)
         message("out of memory");
     status = slots ? install(&wish, pd, slots) : CLI_FAILED;
