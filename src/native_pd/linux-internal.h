@@ -32,17 +32,20 @@ struct target_thread;
 /* One capability on its way. */
 struct parcel {
     const struct native_slot *slot;
-    bool is_occupied; /* and to be replaced */
-    bool had_close_on_exec;
-    bool is_put;
-    native_cap_t former;    /* what is replaced, to be put back if that must be */
-    uint64_t *reserved;     /* in the mirror: the number that the reservation got */
-    const uint64_t *result; /* in the mirror: what dup3 said */
+    const uint64_t *result;  /* in the mirror: what dup3 said */
+    int number;              /* where it came in */
+    bool came_close_on_exec; /* and with which flag */
 };
 
-/* Puts them where they are wanted, all or none; what is not occupied has been seen to be free. linux_helper.c
- */
-int native_pd_deliver_by_helper(struct target *target, struct parcel *parcels, size_t count,
+/* Installs like native_pd_install_stopped(). `used`: selectors that were in use a moment ago, ascending, up
+ * to the highest that is wanted; NULL: not known. It makes it faster if it is right. */
+int native_pd_deliver(struct target *target, const struct native_slot *slots, size_t count,
+                      const selector_t *used, size_t used_count, struct reseat_error **ret_error);
+/* How many selectors may have to be plugged for so many capabilities that it is worth while. */
+size_t native_pd_most_plugs(size_t count);
+
+/* The same by a helper process. linux_helper.c */
+int native_pd_deliver_by_helper(struct target *target, const struct native_slot *slots, size_t count,
                                 struct reseat_error **ret_error);
 /* What stands at a selector that could not be had: -EEXIST or -EBUSY. */
 int native_pd_error_occupied(const struct target *target, selector_t selector,

@@ -40,7 +40,11 @@
 
 struct helper {
     struct target *target;
-    struct parcel *parcels;
+    struct wish {
+        const struct native_slot *slot;
+        native_cap_t former; /* what is there, to be replaced; -1: nothing */
+        bool had_close_on_exec, is_put;
+    } * wishes;
     size_t count;
     struct program leader, first, second;
     bool is_started;    /* the leader stands at its report */
@@ -142,8 +146,8 @@ static int build_leader(struct helper *helper, struct reseat_error **ret_error)
     add_wait(program, 0);
     program_set_result_address(program, clone, program_argument_address(program, helper->wait_call, 1));
     for (size_t i = 0; i < helper->count; i++)
-        if (!helper->parcels[i].is_occupied)
-            program_call(program, NULL, SYS_close, helper->parcels[i].slot->selector);
+        if (helper->wishes[i].former < 0)
+            program_call(program, NULL, SYS_close, helper->wishes[i].slot->selector);
     helper->back_address = program->address + program->count * sizeof(struct program_call);
     program_report(program, target->report_signal, target->ns_pid, thread->ns_tid);
     helper->undone_sp = program->stop_sp;
@@ -253,15 +257,15 @@ static int put(const struct helper *helper, native_cap_t cap, selector_t selecto
 static int put_all(struct helper *helper, struct reseat_error **ret_error)
 {
     for (size_t i = 0; i < helper->count; i++) {
-        struct parcel *parcel = &helper->parcels[i];
-        selector_t selector = parcel->slot->selector;
-        int r = put(helper, parcel->slot->cap, selector, parcel->slot->flags & NATIVE_CLOSE_ON_EXEC);
+        struct wish *wish = &helper->wishes[i];
+        selector_t selector = wish->slot->selector;
+        int r = put(helper, wish->slot->cap, selector, wish->slot->flags & NATIVE_CLOSE_ON_EXEC);
         if (r == -EBUSY)
             return native_pd_error_occupied(helper->target, selector, ret_error);
         if (r < 0)
             return error_errno(ret_error, r, "putting a capability at selector %u of process %d", selector,
                                helper->target->pid);
-        parcel->is_put = true;
+        wish->is_put = true;
     }
     return 0;
 }
@@ -269,10 +273,10 @@ static int put_all(struct helper *helper, struct reseat_error **ret_error)
 static void put_back(struct helper *helper)
 {
     for (size_t i = 0; i < helper->count; i++) {
-        struct parcel *parcel = &helper->parcels[i];
-        if (parcel->is_put && parcel->is_occupied)
-            put(helper, parcel->former, parcel->slot->selector, parcel->had_close_on_exec);
-        parcel->is_put = false;
+        struct wish *wish = &helper->wishes[i];
+        if (wish->is_put && wish->former >= 0)
+            put(helper, wish->former, wish->slot->selector, wish->had_close_on_exec);
+        wish->is_put = false;
     }
 }
 
@@ -315,40 +319,65 @@ static int finish(struct helper *helper, bool undo, struct reseat_error **ret_er
     return program_run(target, &program, ret_error);
 }
 
-static void note_flags(struct helper *helper)
+/* What is at the selectors: the helper would replace it without asking. */
+static int look(struct helper *helper, const struct native_slot *slots, struct reseat_error **ret_error)
 {
+    struct target *target = helper->target;
     for (size_t i = 0; i < helper->count; i++) {
+        struct wish *wish = &helper->wishes[i];
+        *wish = (struct wish){.slot = &slots[i], .former = NATIVE_CAP_INVALID};
+        int former = sys_pidfd_getfd(target->pidfd, (int)slots[i].selector);
+        if (former < 0 && former != -EBADF)
+            return error_errno(ret_error, former, "looking at selector %u of process %d", slots[i].selector,
+                               target->pid);
+        wish->former = former;
+        if (former >= 0 && !(slots[i].flags & NATIVE_REPLACE))
+            return native_pd_error_occupied(target, slots[i].selector, ret_error);
         char path[32];
         _cleanup_free_ char *info = NULL;
-        snprintf(path, sizeof path, "fdinfo/%u", helper->parcels[i].slot->selector);
-        if (helper->parcels[i].is_occupied && file_read(helper->target->proc_fd, path, &info, NULL) == 0)
-            helper->parcels[i].had_close_on_exec = status_number(info, "flags", 8) & O_CLOEXEC;
+        snprintf(path, sizeof path, "fdinfo/%u", slots[i].selector);
+        if (former >= 0 && file_read(target->proc_fd, path, &info, NULL) == 0)
+            wish->had_close_on_exec = status_number(info, "flags", 8) & O_CLOEXEC;
     }
+    return 0;
 }
 
-int native_pd_deliver_by_helper(struct target *target, struct parcel *parcels, size_t count,
+static int use_helper(struct helper *helper, struct reseat_error **ret_error)
+{
+    int r = run_leader(helper, ret_error);
+    if (r == 0)
+        r = run_first(helper, ret_error);
+    if (r == 0)
+        r = run_second(helper, ret_error);
+    if (r == 0)
+        r = receive_notice(helper, ret_error);
+    if (r == 0)
+        r = put_all(helper, ret_error);
+    if (r < 0)
+        put_back(helper);
+    end_helper(helper);
+    scratch_begin_part(&helper->target->scratch);
+    int finished = helper->is_started ? finish(helper, r < 0, r == 0 ? ret_error : NULL) : 0;
+    return r < 0 ? r : finished;
+}
+
+int native_pd_deliver_by_helper(struct target *target, const struct native_slot *slots, size_t count,
                                 struct reseat_error **ret_error)
 {
-    struct helper helper = {.target = target, .parcels = parcels, .count = count, .listener = -EBADF};
+    struct helper helper = {.target = target, .count = count, .listener = -EBADF};
+    size_t first = target->scratch.first;
     helper.process = TARGET_NONE;
-    note_flags(&helper);
-    int r = run_leader(&helper, ret_error);
+    helper.wishes = calloc(count, sizeof *helper.wishes);
+    for (size_t i = 0; helper.wishes && i < count; i++)
+        helper.wishes[i].former = NATIVE_CAP_INVALID;
+    int r = helper.wishes ? look(&helper, slots, ret_error)
+                          : error_errno(ret_error, -ENOMEM, "installing %zu capabilities", count);
     if (r == 0)
-        r = run_first(&helper, ret_error);
-    if (r == 0)
-        r = run_second(&helper, ret_error);
-    if (r == 0)
-        r = receive_notice(&helper, ret_error);
-    if (r == 0)
-        r = put_all(&helper, ret_error);
-    if (r < 0)
-        put_back(&helper);
-    end_helper(&helper);
-    scratch_begin_part(&target->scratch);
-    if (helper.is_started) {
-        int finished = finish(&helper, r < 0, r == 0 ? ret_error : NULL);
-        r = r < 0 ? r : finished;
-    }
+        r = use_helper(&helper, ret_error);
+    target->scratch.used = target->scratch.first = first;
+    for (size_t i = 0; helper.wishes && i < count; i++)
+        base_close(&helper.wishes[i].former);
+    free(helper.wishes);
     program_end(&helper.leader);
     program_end(&helper.first);
     program_end(&helper.second);

@@ -3,8 +3,7 @@
  *
  * All threads are stopped: they share the table, and none must see a number that is used in passing. See
  * ptrace(2), dup3(2), fcntl(2) F_DUPFD, prlimit(2). */
-#include "native_pd/linux-internal.h"
-#include "target/target.h"
+#include "native_pd/linux_delivery.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +11,9 @@
 #include <sys/syscall.h>
 
 /* ---- checks beforehand ---- */
+
+/* Of more capabilities not each is looked at beforehand without need. */
+#define CHECKED_MAX 64
 
 static int compare_selectors(const void *a, const void *b)
 {
@@ -27,7 +29,11 @@ static int check_selectors(const selector_t *selectors, size_t count, selector_t
     if (!sorted)
         return error_errno(ret_error, -ENOMEM, "looking at %zu selectors", count);
     memcpy(sorted, selectors, count * sizeof *sorted);
-    qsort(sorted, count, sizeof *sorted, compare_selectors);
+    bool is_ascending = true;
+    for (size_t i = 1; i < count && is_ascending; i++)
+        is_ascending = sorted[i - 1] < sorted[i];
+    if (!is_ascending)
+        qsort(sorted, count, sizeof *sorted, compare_selectors);
     for (size_t i = 1; i < count; i++)
         if (sorted[i - 1] == sorted[i])
             return error_set(ret_error, -EINVAL, "selector %u is given twice", sorted[i]);
@@ -57,8 +63,11 @@ static int check_limits(const struct native_pd *pd, selector_t highest, struct r
     return 0;
 }
 
-static int check_cap(const struct native_slot *slot, struct reseat_error **ret_error)
+/* Whether it is open shows at the latest when it is sent, before anything has been changed. */
+static int check_cap(const struct native_slot *slot, bool is_one_of_many, struct reseat_error **ret_error)
 {
+    if (is_one_of_many && slot->cap >= 0 && !(slot->flags & (NATIVE_READ | NATIVE_WRITE | NATIVE_SPECIAL)))
+        return 0;
     int flags = slot->cap < 0 ? -1 : fcntl(slot->cap, F_GETFL);
     if (flags < 0)
         return error_set(ret_error, -EINVAL, "the capability for selector %u, our descriptor %d, is not open",
@@ -123,7 +132,7 @@ static int take(struct native_pd *pd, size_t scratch_bytes, struct target *ret_t
     if (native_pd_has_ended(pd))
         return native_pd_error_ended(pd, ret_error);
     if (r == 0)
-        r = target_reserve_mirror(&target, scratch_bytes, ret_error);
+        r = target_reserve_sparse_mirror(&target, scratch_bytes, ret_error);
     if (r == 0)
         r = target_stop(&target, ret_error);
     if (r == 0 && pd->guard)
@@ -163,7 +172,7 @@ static int check_install(struct native_pd *pd, const struct native_slot *slots, 
     int r = selectors ? 0 : error_errno(ret_error, -ENOMEM, "installing %zu capabilities", count);
     for (size_t i = 0; r == 0 && i < count; i++) {
         selectors[i] = slots[i].selector;
-        r = check_cap(&slots[i], ret_error);
+        r = check_cap(&slots[i], count > CHECKED_MAX, ret_error);
     }
     if (r == 0)
         r = check_selectors(selectors, count, &highest, ret_error);
@@ -172,17 +181,35 @@ static int check_install(struct native_pd *pd, const struct native_slot *slots, 
     return r == 0 ? check_limits(pd, highest, ret_error) : r;
 }
 
+/* The used selectors below the highest that is wanted, if that is not more to look at than what there is to
+ * install. Only a supposition: the process runs. */
+static selector_t *suppose_used(struct native_pd *pd, const struct native_slot *slots, size_t count,
+                                size_t *ret_count)
+{
+    size_t most = native_pd_most_plugs(count);
+    selector_t *used = most ? reallocarray(NULL, most, sizeof *used) : NULL;
+    for (size_t i = 0; i < count; i++)
+        most = slots[i].flags & NATIVE_REPLACE ? 0 : most;
+    if (!used || !most || native_pd_list(pd, 0, used, most, ret_count, NULL) < 0 || *ret_count == most) {
+        free(used);
+        return NULL;
+    }
+    return used;
+}
+
 int native_pd_install(struct native_pd *pd, const struct native_slot *slots, size_t count,
                       struct reseat_error **ret_error)
 {
     _cleanup_(target_release) struct target target = TARGET_NONE;
+    size_t used_count = 0;
     if (count == 0)
         return 0;
     int r = check_install(pd, slots, count, ret_error);
+    _cleanup_free_ selector_t *used = r == 0 ? suppose_used(pd, slots, count, &used_count) : NULL;
     if (r == 0)
         r = take(pd, native_pd_scratch_bytes(count), &target, ret_error);
     if (r == 0)
-        r = native_pd_install_stopped(&target, slots, count, ret_error);
+        r = native_pd_deliver(&target, slots, count, used, used_count, ret_error);
     let_go(pd, &target);
     return explain_end(pd, r, ret_error);
 }
@@ -191,22 +218,35 @@ int native_pd_install(struct native_pd *pd, const struct native_slot *slots, siz
 
 /* Checks that all are used, and only then closes. Behind the report there is only the way back: if we die it
  * does all the same. */
+static int build_close(struct target *target, struct program *program, const selector_t *selectors,
+                       struct numbers *numbers, struct reseat_error **ret_error)
+{
+    size_t runs = numbers_count_runs(numbers);
+    int r =
+        program_begin(program, &target->scratch, numbers->count + runs + 4, PROGRAM_RETURN_BYTES, ret_error);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < numbers->count; i++)
+        program_call(program, "looking at a selector", SYS_fcntl, selectors[i], F_GETFD);
+    delivery_add_closing(program, numbers);
+    program_report(program, target->report_signal, target->ns_pid, target->threads[0].ns_tid);
+    return native_pd_add_way_back(program, &target->threads[0], ret_error);
+}
+
 static int close_stopped(struct target *target, const selector_t *selectors, size_t count,
                          struct reseat_error **ret_error)
 {
-    struct target_thread *leader = &target->threads[0];
     _cleanup_(program_end) struct program program = {0};
-    int r = program_begin(&program, &target->scratch, 2 * count + 4, PROGRAM_RETURN_BYTES, ret_error);
+    _cleanup_free_ int *items = reallocarray(NULL, count, sizeof *items);
+    if (!items)
+        return error_errno(ret_error, -ENOMEM, "closing %zu selectors", count);
+    for (size_t i = 0; i < count; i++)
+        items[i] = (int)selectors[i];
+    struct numbers numbers = {items, count};
+    int r = build_close(target, &program, selectors, &numbers, ret_error);
     if (r < 0)
         return r;
-    for (size_t i = 0; i < count; i++)
-        program_call(&program, "looking at a selector", SYS_fcntl, selectors[i], F_GETFD);
-    for (size_t i = 0; i < count; i++)
-        program_call(&program, NULL, SYS_close, selectors[i]);
-    program_report(&program, target->report_signal, target->ns_pid, leader->ns_tid);
-    r = native_pd_add_way_back(&program, leader, ret_error);
-    if (r == 0)
-        r = program_run(target, &program, NULL);
+    r = program_run(target, &program, NULL);
     for (size_t i = 0; i < count; i++)
         if (program_result(&program, i) == -EBADF)
             return error_set(ret_error, -EBADF, "selector %u of process %d is unused", selectors[i],

@@ -15,8 +15,9 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#define PAGE_BYTES     4096
-#define STUB_ALIGNMENT 16
+#define PAGE_BYTES           4096
+#define STUB_ALIGNMENT       16
+#define SPARSE_TOUCHED_BYTES (256 * 1024)
 
 static bool is_zero(const uint8_t *bytes, size_t length)
 {
@@ -140,19 +141,30 @@ int64_t target_system_call(struct target *target, long number, const uint64_t ar
     return arch_result(regs);
 }
 
-int target_reserve_mirror(struct target *target, size_t data_length, struct reseat_error **ret_error)
+static int reserve_mirror(struct target *target, size_t data_length, size_t touched_length,
+                          struct reseat_error **ret_error)
 {
     size_t length = (data_length + PAGE_BYTES - 1) & ~(size_t)(PAGE_BYTES - 1);
     if (target->scratch.mirror && target->scratch.mirror_length >= length)
         return 0;
-    uint8_t *mirror = malloc(length);
+    uint8_t *mirror = calloc(1, length);
     if (!mirror)
         return error_errno(ret_error, -ENOMEM, "making room for %zu bytes", length);
-    explicit_bzero(mirror, length); /* calloc() would leave the page faults for later */
+    explicit_bzero(mirror, touched_length < length ? touched_length : length);
     free(target->scratch.mirror);
     target->scratch.mirror = mirror;
     target->scratch.mirror_length = length;
     return 0;
+}
+
+int target_reserve_mirror(struct target *target, size_t data_length, struct reseat_error **ret_error)
+{
+    return reserve_mirror(target, data_length, data_length, ret_error);
+}
+
+int target_reserve_sparse_mirror(struct target *target, size_t data_length, struct reseat_error **ret_error)
+{
+    return reserve_mirror(target, data_length, SPARSE_TOUCHED_BYTES, ret_error);
 }
 
 int target_map_scratch(struct target *target, size_t data_length, struct reseat_error **ret_error)

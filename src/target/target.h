@@ -143,8 +143,10 @@ int64_t target_system_call(struct target *target, long number, const uint64_t ar
                            struct reseat_error **ret_error);
 /* Looks for the place of the stub while the target runs: one thing less to do when it stands still. */
 void target_find_stub_place(struct target *target);
-/* Makes the mirror ready while the target still runs: fresh memory costs a page fault a page. */
+/* Makes the mirror ready while the target still runs: fresh memory costs a page fault a page. The sparse one
+ * is for much room of which little will probably be used: only its beginning is made ready. */
 int target_reserve_mirror(struct target *target, size_t data_length, struct reseat_error **ret_error);
+int target_reserve_sparse_mirror(struct target *target, size_t data_length, struct reseat_error **ret_error);
 int target_map_scratch(struct target *target, size_t data_length, struct reseat_error **ret_error);
 /* Unmaps it and clears the stub. */
 int target_unmap_scratch(struct target *target, struct reseat_error **ret_error);
