@@ -5,7 +5,8 @@ import os
 import signal
 import time
 
-from reseat_test import Skip, each
+from reseat_test import each
+from reseat_test.network import lay_cable
 
 COUNTER = """
 import socket, sys
@@ -29,45 +30,22 @@ RECEIVE = "import socket, sys, shutil; c = socket.create_server(('0.0.0.0', int(
           "shutil.copyfileobj(c.makefile('rb'), sys.stdout.buffer)"
 
 
-class Namespace:
-    """A network namespace, held by a process that sleeps in it."""
-
-    def __init__(self, context, name):
-        self.context, self.name = context, name
-        self.holder = context.start(["unshare", "--net", "sleep", "1000"])
-        context.until(lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != os.readlink("/proc/self/ns/net"),
-                      "the network namespace")
-        self.run("ip", "link", "set", "lo", "up")
-
-    def enter(self, *arguments):
-        return ["nsenter", "-t", str(self.holder.pid), "-n", *map(str, arguments)]
-
-    def run(self, *arguments):
-        return self.context.run(self.enter(*arguments))
-
-    def ask(self, address, port):
-        """One round with the counter."""
-        ask = "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10); " \
-              "s.sendall(b'?'); print(s.recv(100).decode(), end='')"
-        return self.run("python3", "-c", ask, address, port).stdout
+def ask(namespace, address, port):
+    """One round with the counter."""
+    question = "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10); " \
+               "s.sendall(b'?'); print(s.recv(100).decode(), end='')"
+    return namespace.run("python3", "-c", question, address, port).stdout
 
 
 def test_between_network_namespaces(context):
-    context.need_root()
-    context.need("python3", "ip", "unshare", "nsenter", "bash")
-    here, there = Namespace(context, "here"), Namespace(context, "there")
-    context.run(["ip", "link", "add", "reseat-here", "netns", str(here.holder.pid), "type", "veth",
-                 "peer", "name", "reseat-there", "netns", str(there.holder.pid)])
-    here.run("ip", "addr", "add", "10.77.0.1/24", "dev", "reseat-here")
-    there.run("ip", "addr", "add", "10.77.0.2/24", "dev", "reseat-there")
-    here.run("ip", "link", "set", "reseat-here", "up")
-    there.run("ip", "link", "set", "reseat-there", "up")
+    context.need("bash")
+    here, there = lay_cable(context)
 
     # Started in the first namespace, with nothing that comes from us.
     target = context.start(["nsenter", "-t", here.holder.pid, "-n", "python3", "-c", COUNTER, "5000"],
                            stdin=None, stdout="pipe", new_session=True)
     target.expect("ready\n")
-    assert here.ask("10.77.0.1", 5000) == "1 1\n" and here.ask("10.77.0.1", 5000) == "2 3\n"
+    assert ask(here, "10.77.0.1", 5000) == "1 1\n" and ask(here, "10.77.0.1", 5000) == "2 3\n"
 
     shell = context.start(["bash", "-c", f"""
         {' '.join(there.enter('python3', '-c'))} "{RECEIVE}" 6000 |
@@ -76,14 +54,12 @@ def test_between_network_namespaces(context):
     sender = context.run(["bash", "-c", f"""set -o pipefail
         {' '.join(here.enter(context.command))} checkpoint {target.pid} -o - --allow=degraded |
         {' '.join(here.enter('python3', '-c'))} "{SEND}" 10.77.0.2 6000"""], status=None)
-    if 'kind "tcp" cannot be made anew' in sender.stderr:
-        raise Skip("TCP sockets are not made anew yet")
     assert "checkpointed" in sender.stderr, sender
     shell.expect(f"restored {target.pid} ")
     assert os.readlink(f"/proc/{target.pid}/ns/net") == os.readlink(f"/proc/{there.holder.pid}/ns/net")
     # From both ends of the cable: it counts on where it was, in the other namespace only.
-    assert there.ask("127.0.0.1", 5000) == "3 6\n"
-    assert here.ask("10.77.0.2", 5000) == "4 10\n"
+    assert ask(there, "127.0.0.1", 5000) == "3 6\n"
+    assert ask(here, "10.77.0.2", 5000) == "4 10\n"
 
 
 def start(context):

@@ -95,13 +95,20 @@ void reseat_twins_free(struct reseat_twin *twins, size_t count)
     free(twins);
 }
 
+/* The peers of connections that an image has waited with learn that nobody will come. */
+static void forget_connections(const char *dir)
+{
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    uid_t owner;
+    if (image_read(dir, &snapshot, &owner, NULL) == 0)
+        object_forget_connections(&snapshot);
+}
+
 int reseat_drop(const char *dir, struct reseat_error **ret_error)
 {
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
     _cleanup_error_ struct reseat_error *error = NULL;
     int r = open_checkpoint(dir, &snapshot, &error);
-    if (r == 0 || snapshot.vmas_count > 0)
-        object_forget_connections(&snapshot);
     if (r == 0)
         r = twin_end((pid_t)snapshot.process.twin, snapshot.process.twin_start_time, &error);
     /* A twin that is gone already (killed, or the machine was started again) needs no end. */
@@ -110,7 +117,10 @@ int reseat_drop(const char *dir, struct reseat_error **ret_error)
             *ret_error = TAKE_PTR(error);
         return r;
     }
-    return snapshot.vmas_count > 0 ? 0 : image_remove(dir, ret_error); /* an image stays */
+    if (snapshot.vmas_count > 0)
+        return 0; /* an image stays */
+    forget_connections(dir);
+    return image_remove(dir, ret_error);
 }
 
 int reseat_drop_twin(pid_t twin, struct reseat_error **ret_error)

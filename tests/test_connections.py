@@ -1,0 +1,128 @@
+"""TCP connections that outlive their process in an image: between two network namespaces, in both directions, with
+what is sent meanwhile; and what becomes of them when the checkpoint fails, or the image is dropped."""
+
+import os
+import time
+from pathlib import Path
+
+from reseat_test import each
+from reseat_test.network import lay_cable
+
+# Counts lines; writes nowhere but into the connection and its own log.
+SERVER = """
+import socket, sys
+server = socket.create_server((sys.argv[1], 5000), family=socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+print("ready", flush=True)
+client, _ = server.accept()
+count = 0
+for line in client.makefile("r"):
+    count += 1
+    client.sendall(f"{count} {line}".encode())
+print("ended", flush=True)
+client.close()
+"""
+
+# Sends what it is told, and tells what it gets.
+CLIENT = """
+import socket, sys, threading
+connection = socket.create_connection((sys.argv[1], 5000), 20)
+connection.settimeout(None)
+def listen():
+    try:
+        for line in connection.makefile("r"):
+            print("got", line, end="", flush=True)
+        print("end of file", flush=True)
+    except OSError as error:
+        print(type(error).__name__, flush=True)
+threading.Thread(target=listen, daemon=True).start()
+print("connected", flush=True)
+for line in sys.stdin:
+    if line == "end\\n":
+        connection.shutdown(socket.SHUT_WR)
+    else:
+        connection.sendall(line.encode())
+"""
+
+
+class Pair:
+    """A server in one namespace and a client in the other."""
+
+    def __init__(self, context, address="10.77.0.1"):
+        self.context = context
+        self.here, self.there = lay_cable(context)
+        if ":" in address:
+            self.here.run("ip", "addr", "add", address + "/64", "dev", "reseat-here", "nodad")
+            self.there.run("ip", "addr", "add", address[:-1] + "2/64", "dev", "reseat-there", "nodad")
+        self.log = Path(context.path("server.log"))
+        with open(self.log, "wb") as log:
+            self.server = context.start(self.here.enter("python3", "-c", SERVER, address), stdin=None, stdout=log,
+                                        stderr=log, new_session=True)
+        context.until(lambda: "ready" in self.log.read_text(), "the server")
+        self.client = context.start(self.there.enter("python3", "-c", CLIENT, address), stdin="pipe", stdout="pipe")
+        self.client.expect("connected\n")
+
+    def say(self, text):
+        self.client.send(text + "\n")
+
+    def reseat(self, *arguments, **how):
+        return self.here.run(self.context.command, *arguments, **how)
+
+    def checkpoint(self):
+        directory = self.context.new_name("checkpoint")
+        self.reseat("checkpoint", self.server.pid, "--image", "-o", directory)
+        return directory
+
+
+@each(address=["10.77.0.1", "fd77::1"])
+def test_outlives_its_process(context, address):
+    pair = Pair(context, address)
+    pair.say("first")
+    pair.client.expect("got 1 first\n")
+    for round in range(2):  # what was carried over can be carried over again
+        directory = pair.checkpoint()
+        pair.say(f"while away {round}")
+        time.sleep(1.5)  # is sent several times, to nobody
+        pair.reseat("restore", "--cold", directory)
+        pair.client.expect(f"got {2 * round + 2} while away {round}\n")
+        pair.say(f"afterwards {round}")
+        pair.client.expect(f"got {2 * round + 3} afterwards {round}\n")
+    pair.say("end")
+    pair.client.expect("end of file\n")
+    context.until(lambda: "ended" in pair.log.read_text(), "the server to end")
+
+
+def test_runs_on_if_the_checkpoint_fails(context):
+    pair = Pair(context)
+    pair.say("first")
+    pair.client.expect("got 1 first\n")
+    result = context.run(["bash", "-c", f"{' '.join(pair.here.enter(context.command))} checkpoint {pair.server.pid} -o - "
+                          "| head -c 50000 >/dev/null; exit ${PIPESTATUS[0]}"], status=1)
+    assert "Broken pipe" in result.stderr, result
+    pair.say("second")
+    pair.client.expect("got 2 second\n")
+
+
+def test_peer_learns_that_the_image_is_dropped(context):
+    pair = Pair(context)
+    directory = pair.checkpoint()
+    pair.say("anybody there?")
+    time.sleep(0.5)
+    pair.client.read_available()
+    assert "Error" not in pair.client.output, pair.client.output
+    pair.reseat("drop", directory)
+    pair.client.expect("ConnectionResetError\n")
+
+
+def test_is_reset_where_a_twin_was_kept(context):
+    """With a twin the connection is the twin's, and an image has none: refused, or a reset."""
+    pair = Pair(context)
+    pair.say("first")
+    pair.client.expect("got 1 first\n")
+    directory = context.new_name("checkpoint")
+    pair.reseat("checkpoint", pair.server.pid, "-o", directory)
+    pair.reseat("drop", directory)
+    result = pair.reseat("restore", "--cold", directory, status=3)
+    assert "cannot be carried over" in result.stderr, result
+    pair.reseat("restore", "--cold", "--allow=degraded", directory)
+    context.until(lambda: "ConnectionResetError" in pair.log.read_text(), "the server to find the reset")
+    assert os.path.exists(directory)
