@@ -20,10 +20,10 @@ CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
-def sections():
+def sections(page):
     """Title -> list of (commands, what they print or None)."""
     found = {}
-    for section in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
         title, body = section.split("\n", 1)
         blocks = re.findall(r"^```(\w+)\n(.*?)^```$", body, flags=re.MULTILINE | re.DOTALL)
         runs = []
@@ -36,7 +36,8 @@ def sections():
     return found
 
 
-SECTIONS = sections()
+SECTIONS = sections(PAGE)
+README = sections(PAGE.parent.parent / "README.md")
 
 
 def own_network():
@@ -46,9 +47,9 @@ def own_network():
             fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
 
 
-def play(context, title):
-    """Runs the section; returns what each of its blocks has printed."""
-    script = "set -e\n" + "".join(f"{commands}echo '{MARK}'\n" for commands, _ in SECTIONS[title])
+def play(context, runs):
+    """Runs a section; returns what each of its blocks has printed."""
+    script = "set -e\n" + "".join(f"{commands}echo '{MARK}'\n" for commands, _ in runs)
     path = f"{os.path.dirname(os.path.abspath(context.command))}:{os.environ['PATH']}"
     result = context.run(["bash", "-c", script], status=None, seconds=60, environment={"PATH": path},
                          preexec_fn=own_network if os.geteuid() == 0 else None)
@@ -69,10 +70,10 @@ def looks_like(shown, printed):
     return plain(shown) == plain(printed)
 
 
-def check_page(title, printed):
-    for number, ((_, shown), got) in enumerate(zip(SECTIONS[title], printed)):
+def check_page(runs, printed):
+    for number, ((_, shown), got) in enumerate(zip(runs, printed)):
         if shown is not None:
-            assert looks_like(shown, got), f"block {number} of {title!r} shows\n{shown}\nbut prints\n{got}"
+            assert looks_like(shown, got), f"block {number} shows\n{shown}\nbut prints\n{got}"
 
 
 def numbers_in(*paths):
@@ -89,13 +90,13 @@ def test_every_section_is_tested(_context):
 
 @timeout(90)
 def test_send_output_elsewhere(context):
-    title = "Send the output of a running program elsewhere"
-    printed = play(context, title)
+    runs = SECTIONS["Send the output of a running program elsewhere"]
+    printed = play(context, runs)
     # Where the shell has its own output and errors differs; so does how far the program got.
     caps, tails, here = printed[0], printed[1], printed[2]
-    assert caps.splitlines()[0] == SECTIONS[title][0][1].splitlines()[0].rstrip()
+    assert caps.splitlines()[0] == runs[0][1].splitlines()[0].rstrip()
     assert re.search(r"^ +1 +file +o\d+ +w +- +/.*/wrong\.log$", caps, re.MULTILINE), caps
-    assert looks_like(SECTIONS[title][1][1], tails), tails
+    assert looks_like(runs[1][1], tails), tails
     seen = [int(number) for number in re.findall(r"line (\d+)", here)]
     assert seen, here
     wrong, right = numbers_in(context.path("wrong.log")), numbers_in(context.path("right.log"))
@@ -107,8 +108,8 @@ def test_send_output_elsewhere(context):
 
 @timeout(90)
 def test_rotate_a_log(context):
-    title = "Rotate the log of a program that cannot reopen it"
-    check_page(title, play(context, title))
+    runs = SECTIONS["Rotate the log of a program that cannot reopen it"]
+    check_page(runs, play(context, runs))
     with gzip.open(context.path("server.log.1.gz"), "rt") as file:
         old = [int(line.split()[1]) for line in file]
     new = numbers_in(context.path("server.log"))
@@ -117,26 +118,36 @@ def test_rotate_a_log(context):
 
 @timeout(90)
 def test_close_a_leak(context):
-    title = "Close a descriptor that a program leaks"
-    check_page(title, play(context, title))
+    runs = SECTIONS["Close a descriptor that a program leaks"]
+    check_page(runs, play(context, runs))
 
 
 @timeout(120)
 def test_hand_over_a_socket(context):
     if not shutil.which("curl"):
         raise Skip("curl is not installed")
-    title = "Give the listening socket of a running server to its successor"
-    printed = play(context, title)
-    check_page(title, printed)
+    runs = SECTIONS["Give the listening socket of a running server to its successor"]
+    check_page(runs, play(context, runs))
     answers = Counter(Path(context.path("answers")).read_text(encoding="utf-8").splitlines())
     assert set(answers) == {"old", "new"}, answers
 
 
 @timeout(90)
 def test_find_the_other_end(context):
-    title = "Find out who holds the other end of a pipe"
-    printed = play(context, title)
+    runs = SECTIONS["Find out who holds the other end of a pipe"]
+    printed = play(context, runs)
     header, first = printed[0].splitlines()[:2]
-    assert header.split() == SECTIONS[title][0][1].splitlines()[0].split()
+    assert header.split() == runs[0][1].splitlines()[0].split()
     assert re.search(r"pipe +o1 +r +- +- +\d+:1\(sleep\) +pipe:\[\d+\] read end$", first), first
-    assert looks_like(SECTIONS[title][1][1], printed[1])
+    assert looks_like(runs[1][1], printed[1])
+
+
+@timeout(90)
+def test_readme(context):
+    """The example in the README, which is the first one of the tutorial in short."""
+    runs = README.get("Running processes")
+    if not runs:
+        raise Skip("the README has no section of that name")
+    check_page(runs, play(context, runs))
+    wrong, right = numbers_in(context.path("wrong.log")), numbers_in(context.path("right.log"))
+    assert wrong and right and wrong + right == list(range(len(wrong) + len(right)))
