@@ -23,6 +23,16 @@ void target_thread_restore(struct target_thread *thread)
     thread->is_moved = false;
 }
 
+/* A thread that was killed as it stood still is not there to be detached any more. Its end must be collected,
+ * or nobody else is told of it as long as we live. */
+static int detach(const struct target_thread *thread)
+{
+    int status, r = (int)target_trace(PTRACE_DETACH, thread->tid, 0, 0);
+    if (r == -ESRCH && target_wait_stop(thread->tid, TARGET_STOP_TIMEOUT_NS, &status) == 0)
+        r = (int)target_trace(PTRACE_DETACH, thread->tid, 0, 0);
+    return r;
+}
+
 int target_thread_release(struct target *target, struct target_thread *thread)
 {
     if (!thread->is_traced)
@@ -33,7 +43,7 @@ int target_thread_release(struct target *target, struct target_thread *thread)
         target_thread_restore(thread);
     thread->is_stopped = false;
     thread->is_traced = false;
-    return (int)target_trace(PTRACE_DETACH, thread->tid, 0, 0);
+    return detach(thread);
 }
 
 /* A thread that does not stand still cannot be let go: it is stopped once more. */
