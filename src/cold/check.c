@@ -39,7 +39,8 @@ static int check_mappings(const struct cold_plan *plan, struct obstacles *obstac
                 "the file %s, mapped at %#lx, has no name and no selector any more: its content comes "
                 "back as shared memory",
                 path, start);
-        else if (vma->kind == SNAPSHOT_VMA_SYSV)
+        else if (vma->kind == SNAPSHOT_VMA_SYSV && !cold_has_segment(snapshot, vma) &&
+                 !cold_may_make_segments())
             r = obstacles_add(
                 obstacles, SEVERITY_DEGRADED, -1,
                 "the System V shared memory %lu at %#lx comes back as memory of the process's own",
@@ -66,14 +67,6 @@ static int check_processor(const struct snapshot *snapshot, struct reseat_error 
 
 /* ---- place ---- */
 
-static bool is_same_boot(const struct snapshot *snapshot)
-{
-    _cleanup_free_ char *boot_id = NULL;
-    size_t length = strlen(snapshot->process.boot_id);
-    return length && file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &boot_id, NULL) == 0 &&
-           strncmp(boot_id, snapshot->process.boot_id, length) == 0;
-}
-
 /* Namespaces have no name: after the next boot nobody can tell. The PID namespace is judged by the numbers.
  */
 static int check_namespaces(const struct snapshot *snapshot, struct obstacles *obstacles)
@@ -84,7 +77,7 @@ static int check_namespaces(const struct snapshot *snapshot, struct obstacles *o
         return proc_fd;
     process_read_namespaces(proc_fd, ours);
     int r = 0;
-    for (size_t i = 0; r == 0 && is_same_boot(snapshot) && i < SNAPSHOT_NAMESPACES; i++) {
+    for (size_t i = 0; r == 0 && cold_is_same_boot(snapshot) && i < SNAPSHOT_NAMESPACES; i++) {
         uint64_t theirs = snapshot->states[0].namespaces[i];
         const char *name = process_namespace_names[i];
         if (theirs && ours[i] && theirs != ours[i] && strcmp(name, "pid") != 0)

@@ -54,10 +54,48 @@ int cold_find_place(const struct snapshot *snapshot, size_t scratch_length, stru
 int cold_build_memory(const struct cold_plan *plan, const struct cold_place *place, struct target *process,
                       struct reseat_error **ret_error);
 
+/* What is mapped, and what is known of it while it is. */
+struct cold_building {
+    const struct cold_plan *plan;
+    const struct snapshot *snapshot;
+    struct target *process;
+    struct program_batch batch;
+    size_t next_extent;
+    bool *is_filled; /* of each mapping: has content in the image that it needs */
+};
+
+bool cold_is_special(const struct snapshot_vma *vma);
+/* Moves the vDSO and its data, which keep their distances: what is at `from` goes to `to`. */
+void cold_add_special_moves(struct program_batch *batch, const struct snapshot *map, uint64_t from,
+                            uint64_t to);
+
+/* ---- content.c ---- */
+
+int cold_fill_memory(struct cold_building *building, struct reseat_error **ret_error);
+
+/* ---- sysv.c ---- */
+
+/* Whether the System V shared memory of a mapping is there, as that of the same key and size. */
+bool cold_has_segment(const struct snapshot *snapshot, const struct snapshot_vma *vma);
+/* Whether we may give those that are not their old numbers. */
+bool cold_may_make_segments(void);
+/* Makes them, with their content. */
+int cold_make_segments(struct cold_plan *plan, struct reseat_error **ret_error);
+/* Once they are attached (or, failed, are not needed): those that go with their last user will. */
+void cold_settle_segments(struct cold_plan *plan, bool failed);
+
+/* ---- files.c ---- */
+
+bool cold_is_same_boot(const struct snapshot *snapshot);
+
 /* ---- vdso.c ---- */
+
+const struct snapshot_vma *cold_find_vdso(const struct snapshot *map);
+int cold_place_vdso(const struct cold_building *building, const struct cold_place *place,
+                    struct reseat_error **ret_error);
 
 /* Whether the vDSO of the snapshot is this kernel's. */
 int cold_check_vdso(const struct cold_plan *plan, struct reseat_error **ret_error);
 /* Memory of the snapshot as far as it is in the image; what is not is zero. */
-int cold_read_memory(const struct cold_plan *plan, uint64_t address, void *data, size_t length,
+int cold_read_memory(const struct cold_plan *plan, uint64_t address, uint64_t length, void *data,
                      struct reseat_error **ret_error);

@@ -50,6 +50,9 @@ struct cold_plan {
     /* Filled by cold_open(). */
     int *vma_fds; /* of each mapping: the file that it is of, or -1 */
     int exe_fd, directory_fd, root_fd;
+
+    int *segments; /* of System V shared memory, made for it by cold_seed() */
+    size_t segment_count;
 };
 
 #define COLD_PLAN_NONE ((struct cold_plan){.exe_fd = -EBADF, .directory_fd = -EBADF, .root_fd = -EBADF})

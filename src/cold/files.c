@@ -25,7 +25,7 @@ static const char *text_at(const struct snapshot *snapshot, uint64_t offset)
     return (const char *)snapshot->blobs + offset;
 }
 
-static bool is_same_boot(const struct snapshot *snapshot)
+bool cold_is_same_boot(const struct snapshot *snapshot)
 {
     _cleanup_free_ char *boot_id = NULL;
     size_t length = strlen(snapshot->process.boot_id);
@@ -215,7 +215,7 @@ static int open_directories(struct cold_plan *plan, struct obstacles *obstacles,
 int cold_open(struct cold_plan *plan, struct obstacles *obstacles, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = plan->snapshot;
-    bool same_boot = is_same_boot(snapshot);
+    bool same_boot = cold_is_same_boot(snapshot);
     plan->vma_fds = malloc((snapshot->vmas_count + 1) * sizeof *plan->vma_fds);
     if (!plan->vma_fds)
         return error_errno(ret_error, -ENOMEM, "opening the files of process %u", snapshot->process.pid);

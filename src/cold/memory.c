@@ -15,12 +15,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 
-#define LOWEST_ADDRESS  0x10000000u
-#define MARGIN_BYTES    (16u << 20) /* from other mappings, some of which grow */
-#define COPY_BYTES      (1u << 20)
-#define SHIFT_OF_A_PAGE 12
+#define LOWEST_ADDRESS 0x10000000u
+#define MARGIN_BYTES   (16u << 20) /* from other mappings, some of which grow */
 
 /* One piece of address space that is taken. */
 struct piece {
@@ -70,7 +69,7 @@ static uint64_t find_gap(struct pieces *pieces, uint64_t length)
     return 0;
 }
 
-static bool is_special(const struct snapshot_vma *vma)
+bool cold_is_special(const struct snapshot_vma *vma)
 {
     return vma->kind == SNAPSHOT_VMA_VDSO || vma->kind == SNAPSHOT_VMA_VVAR;
 }
@@ -86,7 +85,7 @@ int cold_find_place(const struct snapshot *snapshot, size_t scratch_length, stru
         return r;
     uint64_t parking = 0;
     for (size_t i = 0; i < own.vmas_count; i++)
-        parking += is_special(&own.vmas[i]) ? own.vmas[i].end - own.vmas[i].start : 0;
+        parking += cold_is_special(&own.vmas[i]) ? own.vmas[i].end - own.vmas[i].start : 0;
     r = add_pieces(&taken, &own);
     if (r == 0)
         r = add_pieces(&taken, snapshot);
@@ -100,15 +99,13 @@ int cold_find_place(const struct snapshot *snapshot, size_t scratch_length, stru
 
 /* ---- out of our memory ---- */
 
-/* Moves the vDSO and its data, which keep their distances, so that one of them is at `to` + its distance from
- * `from`. */
-static void add_special_moves(struct program_batch *batch, const struct snapshot *map, uint64_t from,
-                              uint64_t to)
+void cold_add_special_moves(struct program_batch *batch, const struct snapshot *map, uint64_t from,
+                            uint64_t to)
 {
     for (size_t i = 0; i < map->vmas_count; i++) {
         const struct snapshot_vma *vma = &map->vmas[i];
         uint64_t length = vma->end - vma->start;
-        if (is_special(vma))
+        if (cold_is_special(vma))
             program_call(&batch->program, "moving the vDSO", SYS_mremap, vma->start, length, length,
                          MREMAP_MAYMOVE | MREMAP_FIXED, vma->start - from + to);
     }
@@ -117,7 +114,7 @@ static void add_special_moves(struct program_batch *batch, const struct snapshot
 static uint64_t lowest_special(const struct snapshot *map)
 {
     for (size_t i = 0; i < map->vmas_count; i++)
-        if (is_special(&map->vmas[i]))
+        if (cold_is_special(&map->vmas[i]))
             return map->vmas[i].start;
     return 0;
 }
@@ -133,7 +130,7 @@ static int leave_memory(const struct cold_place *place, struct target *process,
     if (r < 0)
         return r;
     uint64_t end = place->parking + place->parking_length;
-    add_special_moves(&batch, &own, lowest_special(&own), place->parking);
+    cold_add_special_moves(&batch, &own, lowest_special(&own), place->parking);
     program_call(&batch.program, "leaving our memory", SYS_munmap, 0, place->scratch);
     program_call(&batch.program, "leaving our memory", SYS_munmap, end, COLD_TASK_BYTES - end);
     return program_batch_run(&batch, ret_error);
@@ -141,24 +138,14 @@ static int leave_memory(const struct cold_place *place, struct target *process,
 
 /* ---- mappings ---- */
 
-/* What is mapped, and what is known of it while it is. */
-struct building {
-    const struct cold_plan *plan;
-    const struct snapshot *snapshot;
-    struct target *process;
-    struct program_batch batch;
-    size_t next_extent;
-    bool *is_filled; /* of each mapping: has content in the image */
-};
-
-static void building_end(struct building *building)
+static void building_end(struct cold_building *building)
 {
     program_batch_end(&building->batch);
     free(building->is_filled);
 }
 
 /* Both are ascending. */
-static bool has_content(struct building *building, const struct snapshot_vma *vma)
+static bool has_content(struct cold_building *building, const struct snapshot_vma *vma)
 {
     const struct snapshot *snapshot = building->snapshot;
     while (building->next_extent < snapshot->extents_count) {
@@ -191,7 +178,7 @@ static int object_fd(const struct cold_plan *plan, uint32_t id)
 }
 
 /* The file that a mapping is of: a descriptor that the process has inherited; -1: none. */
-static int mapped_fd(const struct building *building, size_t index)
+static int mapped_fd(const struct cold_building *building, size_t index)
 {
     const struct snapshot_vma *vma = &building->snapshot->vmas[index];
     if (vma->kind == SNAPSHOT_VMA_OBJECT && vma->object)
@@ -200,13 +187,24 @@ static int mapped_fd(const struct building *building, size_t index)
 }
 
 /* While content is read into it, it is writable. */
-static uint64_t first_protection(const struct building *building, size_t index)
+static uint64_t first_protection(const struct cold_building *building, size_t index)
 {
     const struct snapshot_vma *vma = &building->snapshot->vmas[index];
     return building->is_filled[index] ? PROT_READ | PROT_WRITE : vma->protection;
 }
 
-static void add_mapping(struct building *building, size_t index)
+/* The whole segment; of what follows it is only protected. */
+static void add_segment(struct cold_building *building, const struct snapshot_vma *vma)
+{
+    struct program *program = &building->batch.program;
+    if (vma->offset == 0)
+        program_call(program, "attaching System V shared memory", SYS_shmat, vma->inode, vma->start,
+                     SHM_EXEC);
+    program_call(program, "protecting System V shared memory", SYS_mprotect, vma->start,
+                 vma->end - vma->start, vma->protection);
+}
+
+static void add_mapping(struct cold_building *building, size_t index)
 {
     const struct snapshot_vma *vma = &building->snapshot->vmas[index];
     int fd = mapped_fd(building, index);
@@ -224,7 +222,7 @@ static bool is_alias(const struct snapshot_vma *a, const struct snapshot_vma *b)
 }
 
 /* All mappings of the object that mapping `first` is of are made from one that is put where there is room. */
-static int add_shared(struct building *building, size_t first, struct reseat_error **ret_error)
+static int add_shared(struct cold_building *building, size_t first, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = building->snapshot;
     const struct snapshot_vma *vma = &snapshot->vmas[first];
@@ -282,19 +280,23 @@ static void add_early_advice(struct program_batch *batch, const struct snapshot_
     add_advice(batch, vma, SNAPSHOT_VMA_NOHUGEPAGE, MADV_NOHUGEPAGE);
 }
 
-static int map_all(struct building *building, struct reseat_error **ret_error)
+static int map_all(struct cold_building *building, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = building->snapshot;
     int r = program_batch_begin(&building->batch, building->process, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
-        building->is_filled[i] = has_content(building, &snapshot->vmas[i]);
+        building->is_filled[i] =
+            has_content(building, &snapshot->vmas[i]) &&
+            !(snapshot->vmas[i].kind == SNAPSHOT_VMA_SYSV && cold_has_segment(snapshot, &snapshot->vmas[i]));
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
         const struct snapshot_vma *vma = &snapshot->vmas[i];
-        if (is_special(vma))
+        if (cold_is_special(vma))
             continue;
-        if (vma->kind == SNAPSHOT_VMA_SHARED ||
-            (vma->kind == SNAPSHOT_VMA_OBJECT && mapped_fd(building, i) < 0 &&
-             (vma->flags & SNAPSHOT_VMA_MAP_SHARED)))
+        if (vma->kind == SNAPSHOT_VMA_SYSV && cold_has_segment(snapshot, vma))
+            add_segment(building, vma);
+        else if (vma->kind == SNAPSHOT_VMA_SHARED || vma->kind == SNAPSHOT_VMA_SYSV ||
+                 (vma->kind == SNAPSHOT_VMA_OBJECT && mapped_fd(building, i) < 0 &&
+                  (vma->flags & SNAPSHOT_VMA_MAP_SHARED)))
             r = add_shared(building, i, ret_error);
         else
             add_mapping(building, i);
@@ -306,7 +308,7 @@ static int map_all(struct building *building, struct reseat_error **ret_error)
 }
 
 /* What stays as long as the mapping does, now that its content is there. */
-static int treat_all(struct building *building, struct reseat_error **ret_error)
+static int treat_all(struct cold_building *building, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = building->snapshot;
     struct program_batch *batch = &building->batch;
@@ -314,7 +316,7 @@ static int treat_all(struct building *building, struct reseat_error **ret_error)
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
         const struct snapshot_vma *vma = &snapshot->vmas[i];
         uint64_t length = vma->end - vma->start;
-        if (is_special(vma))
+        if (cold_is_special(vma))
             continue;
         if (vma->protection != first_protection(building, i))
             program_call(&batch->program, "protecting memory", SYS_mprotect, vma->start, length,
@@ -341,123 +343,9 @@ static int treat_all(struct building *building, struct reseat_error **ret_error)
     return r == 0 ? program_batch_run(batch, ret_error) : r;
 }
 
-/* ---- content ---- */
-
-/* The vDSO is in the image too, for debuggers and to be compared. */
-static bool is_of_vdso(const struct snapshot *snapshot, const struct snapshot_extent *extent)
-{
-    for (size_t i = 0; i < snapshot->vmas_count; i++)
-        if (is_special(&snapshot->vmas[i]) && extent->address >= snapshot->vmas[i].start &&
-            extent->address < snapshot->vmas[i].end)
-            return true;
-    return false;
-}
-
-static bool reads_itself(const struct cold_plan *plan, const struct snapshot_extent *extent)
-{
-    return !is_of_vdso(plan->snapshot, extent) && plan->memory.fd >= 0 &&
-           extent->stored_length == extent->length;
-}
-
-/* What the process cannot read itself: unpacked here, and written there. */
-static int write_extent(const struct building *building, const struct snapshot_extent *extent, void *buffer,
-                        struct reseat_error **ret_error)
-{
-    const struct cold_memory *memory = &building->plan->memory;
-    for (uint64_t offset = 0; offset < extent->length;) {
-        uint64_t left = extent->length - offset;
-        size_t length = left < COPY_BYTES ? (size_t)left : COPY_BYTES;
-        int r = memory->read(memory->userdata, extent, offset, buffer, length, ret_error);
-        if (r < 0)
-            return r;
-        r = target_write(building->process, extent->address + offset, buffer, length);
-        if (r < 0)
-            return error_errno(ret_error, r, "writing the memory of process %d at %#" PRIx64,
-                               building->process->pid, extent->address + offset);
-        offset += length;
-    }
-    return 0;
-}
-
-/* Runs what is there, and sees to it that every read got all that it asked for. */
-static int run_reads(struct building *building, size_t first, size_t end, struct reseat_error **ret_error)
-{
-    const struct snapshot *snapshot = building->snapshot;
-    struct program *program = &building->batch.program;
-    int r = program_run_batch(building->process, program, ret_error);
-    size_t call = 0;
-    for (size_t i = first; r == 0 && i < end; i++) {
-        const struct snapshot_extent *extent = &snapshot->extents[i];
-        if (!reads_itself(building->plan, extent))
-            continue;
-        if (program_result(program, call++) != (int64_t)extent->length)
-            r = error_set(ret_error, -EBADMSG,
-                          "the image ends before the memory at %#" PRIx64 ": it has been changed meanwhile",
-                          extent->address);
-    }
-    program_end(program);
-    return r;
-}
-
-static int fill_all(struct building *building, struct reseat_error **ret_error)
-{
-    const struct snapshot *snapshot = building->snapshot;
-    _cleanup_free_ void *buffer = malloc(COPY_BYTES);
-    size_t first = 0, calls = 0;
-    int r = buffer ? program_batch_begin(&building->batch, building->process, ret_error)
-                   : error_errno(ret_error, -ENOMEM, "reading memory");
-    for (size_t i = 0; r == 0 && i < snapshot->extents_count; i++) {
-        const struct snapshot_extent *extent = &snapshot->extents[i];
-        if (is_of_vdso(snapshot, extent))
-            continue;
-        if (!reads_itself(building->plan, extent)) {
-            r = write_extent(building, extent, buffer, ret_error);
-            continue;
-        }
-        program_call(&building->batch.program, "reading memory from the image", SYS_pread64,
-                     (uint64_t)building->plan->memory.fd, extent->address, extent->length,
-                     extent->file_offset);
-        if (++calls < 200)
-            continue;
-        r = run_reads(building, first, i + 1, ret_error);
-        first = i + 1;
-        calls = 0;
-        if (r == 0)
-            r = program_batch_begin(&building->batch, building->process, ret_error);
-    }
-    return r == 0 ? run_reads(building, first, snapshot->extents_count, ret_error) : r;
-}
-
 /* ---- the end of it ---- */
 
-static uint64_t vdso_start(const struct snapshot *map)
-{
-    for (size_t i = 0; i < map->vmas_count; i++)
-        if (map->vmas[i].kind == SNAPSHOT_VMA_VDSO)
-            return map->vmas[i].start;
-    return 0;
-}
-
-static int place_vdso(const struct building *building, const struct cold_place *place,
-                      struct reseat_error **ret_error)
-{
-    _cleanup_(snapshot_free) struct snapshot now = {0};
-    _cleanup_(program_batch_end) struct program_batch batch = {0};
-    struct target *process = building->process;
-    uint64_t wanted = vdso_start(building->snapshot);
-    int r = process_capture_map(process->pid, &now, ret_error);
-    if (r == 0)
-        r = program_batch_begin(&batch, process, ret_error);
-    if (r < 0)
-        return r;
-    if (wanted)
-        add_special_moves(&batch, &now, vdso_start(&now), wanted);
-    else if (place->parking_length)
-        program_call(&batch.program, "unmapping the vDSO", SYS_munmap, place->parking, place->parking_length);
-    return program_batch_run(&batch, ret_error);
-}
-
-static int set_layout(const struct building *building, struct reseat_error **ret_error)
+static int set_layout(const struct cold_building *building, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = building->snapshot;
     const struct snapshot_state *state = &snapshot->states[0];
@@ -493,7 +381,7 @@ int cold_build_memory(const struct cold_plan *plan, const struct cold_place *pla
                       struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = plan->snapshot;
-    _cleanup_(building_end) struct building building = {
+    _cleanup_(building_end) struct cold_building building = {
         .plan = plan,
         .snapshot = snapshot,
         .process = process,
@@ -505,10 +393,10 @@ int cold_build_memory(const struct cold_plan *plan, const struct cold_place *pla
     if (r == 0)
         r = map_all(&building, ret_error);
     if (r == 0)
-        r = fill_all(&building, ret_error);
+        r = cold_fill_memory(&building, ret_error);
     if (r == 0)
         r = treat_all(&building, ret_error);
     if (r == 0)
-        r = place_vdso(&building, place, ret_error);
+        r = cold_place_vdso(&building, place, ret_error);
     return r == 0 ? set_layout(&building, ret_error) : r;
 }

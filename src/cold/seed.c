@@ -133,6 +133,24 @@ static int reserve(struct seed *seed, struct reseat_error **ret_error)
     return r;
 }
 
+/* Memory, directories, capabilities. */
+static int build(struct cold_plan *plan, const struct cold_place *place, struct seed *seed,
+                 struct reseat_error **ret_error)
+{
+    struct target *process = seed->process;
+    int r = reserve(seed, ret_error);
+    if (r == 0)
+        r = cold_build_memory(plan, place, process, ret_error);
+    if (r == 0)
+        r = change_directories(plan, process, ret_error);
+    if (r == 0)
+        r = put_capabilities(plan, process, ret_error);
+    target_find_stub_place(process);
+    if (r == 0 && seed->is_filtered)
+        r = target_set_options(process, process->pid, PTRACE_O_EXITKILL | PTRACE_O_TRACECLONE);
+    return r;
+}
+
 int cold_seed(struct cold_plan *plan, struct seed *seed, struct target *ret_process, uint64_t *ret_free_ns,
               struct reseat_error **ret_error)
 {
@@ -145,22 +163,15 @@ int cold_seed(struct cold_plan *plan, struct seed *seed, struct target *ret_proc
         .is_filtered = snapshot->process.flags & SNAPSHOT_FILTERED,
         .deadline_ns = now_ns() + plan->wait_ns,
     };
-    int r = cold_find_place(snapshot, scratch_bytes(snapshot), &place, ret_error);
+    int r = cold_make_segments(plan, ret_error);
+    if (r == 0)
+        r = cold_find_place(snapshot, scratch_bytes(snapshot), &place, ret_error);
     if (r == 0)
         r = cold_birth(plan, &place, seed->deadline_ns, ret_process, &has_session, ret_free_ns, ret_error);
-    if (r < 0)
-        return r;
     seed->process = ret_process;
     seed->new_session = !has_session;
-    r = reserve(seed, ret_error);
     if (r == 0)
-        r = cold_build_memory(plan, &place, ret_process, ret_error);
-    if (r == 0)
-        r = change_directories(plan, ret_process, ret_error);
-    if (r == 0)
-        r = put_capabilities(plan, ret_process, ret_error);
-    target_find_stub_place(ret_process);
-    if (r == 0 && seed->is_filtered)
-        r = target_set_options(ret_process, ret_process->pid, PTRACE_O_EXITKILL | PTRACE_O_TRACECLONE);
+        r = build(plan, &place, seed, ret_error);
+    cold_settle_segments(plan, r < 0);
     return r;
 }
