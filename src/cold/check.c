@@ -90,6 +90,15 @@ static int check_namespaces(const struct snapshot *snapshot, struct obstacles *o
     return r;
 }
 
+static int check_control_group(void *userdata, const char *line, const char *path)
+{
+    if (path && access(path, W_OK) == 0)
+        return 0;
+    return obstacles_add(userdata, SEVERITY_NOTE, -1,
+                         "the control group %s is not here, or not ours to use: it comes into ours instead",
+                         line);
+}
+
 int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = plan->snapshot;
@@ -109,5 +118,8 @@ int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct
     if (r < 0)
         return r;
     r = check_namespaces(snapshot, obstacles);
-    return r < 0 ? error_errno(ret_error, r, "looking at our namespaces") : 0;
+    if (r == 0)
+        r = process_visit_control_groups(text_at(snapshot, snapshot->states[0].control_groups_offset),
+                                         check_control_group, obstacles);
+    return r < 0 ? error_errno(ret_error, r, "looking at our namespaces and control groups") : 0;
 }

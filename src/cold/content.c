@@ -8,9 +8,10 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-#define COPY_BYTES    (1u << 20)
-#define READS_AT_ONCE 200 /* a read is of 1 MiB at most: a slow disk takes its time, and a program has 20 s  \
-                           */
+#define COPY_BYTES (1u << 20)
+#define READS_AT_ONCE                                                                                        \
+    200 /* a read is of 1 MiB at most: a slow disk takes its time, and a program has 20 s                    \
+         */
 
 /* The mapping that an extent is in: both ascend, so the search goes on where it was. */
 static const struct snapshot_vma *mapping_of(const struct snapshot *snapshot, size_t *position,

@@ -6,14 +6,15 @@
 #include <limits.h>
 #include <inttypes.h>
 
-#define SECTION_STATES    ".reseat.state"
-#define SECTION_ACTIONS   ".reseat.action"
-#define SECTION_FILTERS   ".reseat.filter"
-#define SIGNAL_MAX        64
-#define GROUPS_MAX        65536 /* NGROUPS_MAX of the kernel */
-#define AUXV_BYTES_MAX    1024
-#define FILTER_LENGTH_MAX 4096 /* BPF_MAXINSNS */
-#define FILTERS_MAX       256
+#define SECTION_STATES     ".reseat.state"
+#define SECTION_ACTIONS    ".reseat.action"
+#define SECTION_FILTERS    ".reseat.filter"
+#define SIGNAL_MAX         64
+#define GROUPS_MAX         65536 /* NGROUPS_MAX of the kernel */
+#define AUXV_BYTES_MAX     1024
+#define FILTER_LENGTH_MAX  4096 /* BPF_MAXINSNS */
+#define FILTERS_MAX        256
+#define CONTROL_GROUPS_MAX 65536
 
 static int check_state(const struct snapshot *snapshot, const struct snapshot_state *state,
                        struct reseat_error **ret_error)
@@ -36,6 +37,9 @@ static int check_state(const struct snapshot *snapshot, const struct snapshot_st
     if (r == 0)
         r = core_check_text(snapshot, SECTION_STATES, 0, "root directory", state->root_offset, PATH_MAX,
                             ret_error);
+    if (r == 0)
+        r = core_check_text(snapshot, SECTION_STATES, 0, "control groups", state->control_groups_offset,
+                            CONTROL_GROUPS_MAX, ret_error);
     return r < 0 ? r
                  : core_check_text(snapshot, SECTION_STATES, 0, "program", state->exe_offset, PATH_MAX,
                                    ret_error);

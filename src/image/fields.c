@@ -345,6 +345,7 @@ static const struct field states_fields[] = {
     FIELD(snapshot_state, barriers, FIELD_ADDRESS, 0, NULL),
     FIELD(snapshot_state, no_write_execute, FIELD_UNSIGNED, 0, NULL),
     FIELDS(snapshot_state, namespaces, FIELD_UNSIGNED, uint64_t),
+    FIELD(snapshot_state, control_groups_offset, FIELD_NAME, 0, NULL),
     {0},
 };
 

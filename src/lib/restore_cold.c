@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 struct cold_restore {
     const char *dir;
@@ -219,6 +220,26 @@ static int install_late(struct cold_restore *restore, struct target *process, st
     return r;
 }
 
+/* Who is told that a lease is broken is told a selector as well: that of whoever has taken it last
+ * (fcntl(2)). */
+static int take_leases(struct cold_restore *restore, struct target *process, struct reseat_error **ret_error)
+{
+    const struct snapshot *snapshot = &restore->snapshot;
+    _cleanup_(program_batch_end) struct program_batch batch = {0};
+    int r = program_batch_begin(&batch, process, ret_error);
+    for (size_t i = 0; r == 0 && i < snapshot->capabilities_count; i++) {
+        const struct snapshot_capability *row = &snapshot->capabilities[i];
+        native_cap_t cap = cap_of(restore, row->object);
+        int lease = cap == NATIVE_CAP_INVALID || slot_is_replaced(wish_of(restore, row->selector))
+                        ? F_UNLCK
+                        : fcntl((int)cap, F_GETLEASE);
+        if (lease == F_RDLCK || lease == F_WRLCK)
+            program_call(&batch.program, NULL, SYS_fcntl, row->selector, F_SETLEASE, (uint64_t)lease);
+        r = program_batch_room(&batch, 0, ret_error);
+    }
+    return r == 0 ? program_batch_run(&batch, ret_error) : r;
+}
+
 /* ---- the course of it ---- */
 
 static int judge(struct cold_restore *restore, struct reseat_error **ret_error)
@@ -268,6 +289,8 @@ static int make_process(struct cold_restore *restore, struct reseat_restore_resu
     int r = cold_seed(&restore->plan, &seed, &process, &free_ns, ret_error);
     if (r == 0)
         r = install_late(restore, &process, ret_error);
+    if (r == 0)
+        r = take_leases(restore, &process, ret_error);
     if (r == 0)
         r = process_rebuild(&seed, snapshot, ret_error);
     if (r == 0)

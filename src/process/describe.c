@@ -233,6 +233,10 @@ static int describe_outside(struct target *holder, struct snapshot *snapshot, st
     if (r == 0)
         r = snapshot_add_blob(snapshot, auxv, auxv_length, &state->auxv_offset);
     state->auxv_length = auxv_length;
+    _cleanup_free_ char *groups = NULL;
+    if (r == 0)
+        r = add_text(snapshot, file_read(proc_fd, "cgroup", &groups, NULL) < 0 ? "" : groups,
+                     &state->control_groups_offset);
     state->personality = (uint32_t)read_number(proc_fd, "personality", 16);
     state->oom_score_adj = (int32_t)read_number(proc_fd, "oom_score_adj", 10);
     state->core_dump_filter = (uint32_t)read_number(proc_fd, "coredump_filter", 16);

@@ -137,6 +137,15 @@ struct seed {
     uint64_t *stops; /* the stack pointer at each thread's last report */
 };
 
+/* ---- cgroup.c: control groups, cgroups(7) ---- */
+
+/* For each control group in `groups` (/proc/PID/cgroup of another time) that is not ours: calls visit() with
+ * the path of its cgroup.procs, or with NULL if it is not to be found here. Stops when that is not 0, and
+ * returns it. */
+int process_visit_control_groups(const char *groups,
+                                 int (*visit)(void *userdata, const char *line, const char *path),
+                                 void *userdata);
+
 /* Bytes of scratch pages that a restore takes. */
 size_t process_scratch_bytes(const struct snapshot *snapshot);
 /* What the process of an image would have that we may not give it: -EPERM. */

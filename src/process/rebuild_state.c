@@ -332,12 +332,26 @@ static int write_setting(int proc_fd, const char *name, int32_t value)
     return fd < 0 ? -errno : fd_write_all(fd, text, strlen(text));
 }
 
+/* What could not be had was said beforehand (cold_check()). */
+static int enter_control_group(void *userdata, const char *line, const char *path)
+{
+    char number[16];
+    (void)line;
+    _cleanup_close_ int fd = path ? open(path, O_WRONLY | O_CLOEXEC) : -EBADF;
+    snprintf(number, sizeof number, "%d", *(const pid_t *)userdata);
+    if (fd >= 0)
+        (void)!write(fd, number, strlen(number));
+    return 0;
+}
+
 /* Only what differs: an ordinary user may not lower a score, not even to what it is. */
 int rebuild_scores(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     const struct snapshot_state *state = &snapshot->states[0];
     _cleanup_free_ char *score = NULL;
     int proc_fd = seed->process->proc_fd, r = 0;
+    process_visit_control_groups((const char *)snapshot->blobs + state->control_groups_offset,
+                                 enter_control_group, &seed->process->pid);
     if (file_read(proc_fd, "oom_score_adj", &score, NULL) == 0 &&
         strtol(score, NULL, 10) != state->oom_score_adj)
         r = write_setting(proc_fd, "oom_score_adj", state->oom_score_adj);

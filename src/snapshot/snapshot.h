@@ -315,6 +315,7 @@ struct snapshot_state {
     uint32_t barriers;                        /* registrations: MEMBARRIER_CMD_REGISTER_* */
     uint32_t no_write_execute;                /* PR_GET_MDWE */
     uint64_t namespaces[SNAPSHOT_NAMESPACES]; /* their inodes */
+    uint64_t control_groups_offset;           /* in blobs: /proc/PID/cgroup, NUL-terminated */
 };
 
 /* A seccomp filter, in the order in which they were installed. */

@@ -31,7 +31,8 @@ from .native import CLOEXEC, REPLACE, Pd, PdError, table_of
 from .context import Failure, Skip, process_children, process_name, process_state
 
 COLD_MODES = ["cold", "cold-new-pid", "cold-twice"]
-MODES = ["heir", "copy", "run-on", "keep", "twice", "new-pid", "beside"] + COLD_MODES
+LIVE_MODES = ["heir", "copy", "run-on", "keep", "twice", "new-pid", "beside"]
+MODES = LIVE_MODES + COLD_MODES
 INSTALL = "install"  # what makes a checkpoint be refused is nothing to it: a row's "all" does not mean it
 INSTALLED = 300  # at once
 NEW_PID_MODES = ["new-pid", "beside", "cold-new-pid"]
@@ -67,7 +68,8 @@ def by_mode(text):
     for part in filter(None, (part.strip() for part in text.split(";"))):
         modes, _, reason = part.partition(":")
         for mode in modes.split(","):
-            for one in MODES if mode.strip() == "all" else [mode.strip()]:
+            named = {"all": MODES, "live": LIVE_MODES}.get(mode.strip(), [mode.strip()])
+            for one in named:
                 if one not in MODES + [INSTALL]:
                     raise ValueError(f"no mode {one!r} in {text!r}")
                 reasons[one] = reason.strip()

@@ -200,11 +200,12 @@ static void make_control_group(void)
 }
 
 const struct subject subjects[] = {
-    {"its-own", its_own, .root = true, .new_pid = true},
-    {"its-own-users", its_own_users},
-    {"pid", in_a_pid_namespace, .root = true, .below = true},
-    {"pid-twice", threads_in_two_pid_namespaces, .root = true, .below = true},
-    {"pid-without-root", in_a_pid_namespace_without_root, .root = true, .below = true, .alone = true},
+    {"its-own", its_own, .root = true, .new_pid = true, .refused = "cold: namespace"},
+    {"its-own-users", its_own_users, .fails = "cold: which we do not have"},
+    {"pid", in_a_pid_namespace, .root = true, .below = true, .fails = "cold: is taken"},
+    {"pid-twice", threads_in_two_pid_namespaces, .root = true, .below = true, .fails = "cold: is taken"},
+    {"pid-without-root", in_a_pid_namespace_without_root, .root = true, .below = true, .alone = true,
+     .fails = "cold: is taken"},
     {"init", init_of_a_pid_namespace, .root = true, .below = true, .refused = "all: first process"},
     {"children-elsewhere", children_go_elsewhere, .root = true, .refused = "all: namespace"},
     {"control-group", control_group, make_control_group, .root = true},

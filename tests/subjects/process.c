@@ -285,7 +285,7 @@ static void processor_affinity(void)
 const struct subject subjects[] = {
     {"numbers", numbers},
     {"working-directory", working_directory, .new_pid = true},
-    {"removed-working-directory", removed_working_directory},
+    {"removed-working-directory", removed_working_directory, .refused = "cold: working directory"},
     {"root-directory", root_directory, .root = true},
     {"umask", umask_stays, .new_pid = true},
     {"executable", executable, .new_pid = true},

@@ -281,7 +281,7 @@ const struct subject subjects[] = {
     {"daemon", daemon_that_leads_its_session},
     {"group-leader", leader_of_a_group},
     {"group-member", member_of_anothers_group, lead_a_group},
-    {"group-leader-with-member", leader_with_a_member, be_a_member},
+    {"group-leader-with-member", leader_with_a_member, be_a_member, .fails = "cold: is still taken"},
     {"terminal", leader_with_terminal, SHARED_TERMINAL},
     {"both-ends", both_ends, .new_pid = true, .skip = "beside: both would take the same input"},
     {"job-in-foreground", job_in_the_foreground, SHARED_TERMINAL, .below = true},

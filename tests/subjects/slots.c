@@ -295,7 +295,8 @@ const struct subject subjects[] = {
     {"above-the-limit", above_the_limit},
     {"full-to-the-limit", full_to_the_limit},
     {"coming-and-going", coming_and_going,
-     .skip = "copy,keep: what is in a pipe just then is there only once; install: its table is never the same "
-             "twice"},
+     .skip =
+         "copy,keep: what is in a pipe just then is there only once; install: its table is never the same "
+         "twice"},
     {0},
 };

@@ -559,7 +559,7 @@ static void hundred_sleepers(void)
         CHECK_EQUAL(pthread_join(threads[i], NULL), 0);
 }
 
-#define AIO_REFUSED "copy,run-on,keep: asynchronous I/O"
+#define AIO_REFUSED "copy,run-on,keep: asynchronous I/O; cold: /[aio]"
 
 const struct subject subjects[] = {
     {"nanosleep", nanosleep_, .new_pid = true},
@@ -578,7 +578,7 @@ const struct subject subjects[] = {
     {"send-limited", send_limited},
     {"accept-limited", accept_limited},
     {"semtimedop", semtimedop_, make_system_v},
-    {"mq-limited", mq_limited},
+    {"mq-limited", mq_limited, .refused = "cold: no name"},
     {"io_getevents-limited", io_getevents_limited, .refused = AIO_REFUSED},
     {"poll", poll_, .new_pid = true, .skip = "beside: both wait for the same byte"},
     {"ppoll", ppoll_},
@@ -603,7 +603,7 @@ const struct subject subjects[] = {
     {"record-lock", record_lock, hold_record_lock},
     {"semop", semop_, make_system_v},
     {"msgrcv", msgrcv_, make_system_v},
-    {"mq_receive", mq_receive_},
+    {"mq_receive", mq_receive_, .refused = "cold: no name"},
     {"io_getevents", io_getevents_, .refused = AIO_REFUSED},
     {"hundred-sleepers", hundred_sleepers},
     {0},
