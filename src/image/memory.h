@@ -26,6 +26,7 @@ struct page_scan {
     bool is_begun;
     enum page_method method;
     uint64_t at;
+    uint64_t known_end; /* of the run that `at` is in; not beyond `at`: nothing is known */
     uint64_t *entries; /* of pagemap */
     uint64_t entry_first;
     size_t entry_count;

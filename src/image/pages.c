@@ -270,7 +270,7 @@ static void begin_vma(struct page_scan *scan)
 {
     struct snapshot_vma *vma = &scan->snapshot->vmas[scan->vma];
     scan->method = choose_method(scan, vma);
-    scan->at = vma->start;
+    scan->at = scan->known_end = vma->start;
     scan->is_begun = true;
     if (scan->method == PAGE_METHOD_OBJECT)
         open_object(scan, vma);
@@ -306,8 +306,9 @@ int page_scan_next(struct page_scan *scan, size_t longest, struct page_run *ret_
     while (scan->vma < scan->snapshot->vmas_count) {
         if (!scan->is_begun)
             begin_vma(scan);
-        uint64_t start = 0, end = 0;
-        int r = find_run(scan, &start, &end);
+        /* Found as a whole, handed out in parts. */
+        uint64_t start = scan->at, end = scan->known_end;
+        int r = start < end ? 1 : find_run(scan, &start, &end);
         if (r < 0)
             return r;
         if (r == 0) {
@@ -316,6 +317,7 @@ int page_scan_next(struct page_scan *scan, size_t longest, struct page_run *ret_
             continue;
         }
         /* Cut at multiples, so that extents of the same memory begin at the same addresses every time. */
+        scan->known_end = end;
         uint64_t cut = (start / longest + 1) * longest;
         if (end > cut)
             end = cut;
