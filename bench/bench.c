@@ -4,9 +4,10 @@
  * that the ratios hold on a machine that is busy with something else.
  *
  * usage: bench --command build/reseat --target build/bench/bench-target [--rounds N] [--largest MEBIBYTES]
- * [--only heir|copy|writes|commands|listing|native-pd|core]. Ends with 0 when everything was measured,
+ * [--only heir|copy|writes|commands|listing|native-pd|core|image]. Ends with 0 when everything was measured,
  * whether the bars were met or not. */
 #include "core.h"
+#include "image.h"
 #include "native_pd.h"
 #include "reseat.h"
 #include "rig.h"
@@ -390,6 +391,11 @@ static void measure_core(struct bench *bench)
     bench_core(bench->command, bench->target, bench->work, bench->rounds, &bench->table);
 }
 
+static void measure_all_images(struct bench *bench)
+{
+    bench_image(bench->command, bench->target, bench->rounds, bench->largest, &bench->table);
+}
+
 static const struct part {
     const char *name;
     void (*measure)(struct bench *bench);
@@ -401,6 +407,7 @@ static const struct part {
     {"listing", measure_all_listings},
     {"native-pd", measure_all_native_pd},
     {"core", measure_core},
+    {"image", measure_all_images},
 };
 
 static void measure_all(struct bench *bench)

@@ -264,3 +264,43 @@ def test_live_contradicts_image(context):
     for option in ("--image", "--compress", "--self-contained"):
         result = context.reseat("checkpoint", os.getpid(), "--live", option, "-o", "d", status=2)
         assert "contradict" in result.stderr, result
+
+
+# ---- a target that runs on ----
+
+# Two counters, one in private memory and one in shared, that are the same before every step.
+COUNTERS = """
+import mmap, os, struct, sys
+bulk = bytearray(os.urandom(1 << 20) * 64)
+shared, private = mmap.mmap(-1, 1 << 20), bytearray(8)
+count = 0
+print("ready", flush=True)
+while True:
+    if shared[:8] != private:
+        print("shared", struct.unpack("Q", shared[:8]), "private", struct.unpack("Q", private), flush=True)
+        sys.exit(1)
+    count += 1
+    shared[:8] = struct.pack("Q", count)
+    private[:] = struct.pack("Q", count)
+    if count % 100000 == 0:
+        print("count", flush=True)
+"""
+
+
+def test_shared_memory_is_of_the_same_moment(context):
+    """A copy shares memory with the target that runs on: the image has it as it was at the checkpoint."""
+    context.need_root()
+    output = context.path("output")
+    with open(output, "wb") as file:
+        program = context.start([context.need("python3"), "-c", COUNTERS], stdin=None, stdout=file)
+    context.until(lambda: os.path.getsize(output), "the counters to be ready")
+    directory = context.new_name("checkpoint")
+    result = context.reseat("checkpoint", program.pid, "-o", directory, "--image", "--leave-running", "--json").json
+    assert program.alive and result["pause_ns"] > 0
+    program.kill()
+    program.wait()
+    after = context.directory / "after"
+    after.touch()
+    context.restore(directory, "--cold", "--slot", f"1={after}")
+    context.until(lambda: "count" in after.read_text(), "it to count on", 30)
+    assert "shared" not in after.read_text()

@@ -13,7 +13,7 @@
 #define FIELDS(type, member, kind_, element)                                                                 \
     {                                                                                                        \
         .name = #member, .kind = kind_, .offset = offsetof(struct type, member), .size = sizeof(element),    \
-        .count = sizeof(((struct type *)0)->member) / (sizeof(element))                                        \
+        .count = sizeof(((struct type *)0)->member) / (sizeof(element))                                      \
     }
 
 /* ---- words ---- */

@@ -25,6 +25,10 @@ struct image_source {
     pid_t pid; /* the stopped target, or its twin: ours to trace, and not running */
     unsigned flags;
     struct image_progress progress; /* called by the thread that writes */
+    /* Called when the memory is written that a copy shares with the process that it is of: that may run from
+     * now on. Not 0: the writing ends with that. NULL: nobody waits for it. */
+    int (*shared_is_written)(void *userdata, struct reseat_error **ret_error);
+    void *userdata;
 };
 
 /* A checkpoint directory that is being made. `struct image_draft draft = {0};` is one that is not begun:

@@ -402,6 +402,15 @@ static int compare_addresses(const void *a, const void *b)
     return left->address < right->address ? -1 : left->address > right->address;
 }
 
+/* What is shared was placed first. */
+static int compare_placements(const void *a, const void *b)
+{
+    const struct placement *left = a, *right = b;
+    if (left->vma != right->vma)
+        return left->vma < right->vma ? -1 : 1;
+    return left->start < right->start ? -1 : left->start > right->start;
+}
+
 static int add_segment(struct core_memory *memory, const struct snapshot_vma *vma, uint64_t start,
                        uint64_t end, uint64_t file_offset, bool is_in_file)
 {
@@ -459,6 +468,9 @@ static int describe(struct writing *writing, struct core_memory *memory, struct 
     struct snapshot *snapshot = writing->snapshot;
     if (snapshot->extents_count)
         qsort(snapshot->extents, snapshot->extents_count, sizeof snapshot->extents[0], compare_addresses);
+    if (writing->placement_count)
+        qsort(writing->placements, writing->placement_count, sizeof writing->placements[0],
+              compare_placements);
     memory->start = CORE_PAGE_BYTES;
     size_t next = 0;
     int r = 0;
@@ -482,13 +494,20 @@ void core_memory_end(struct core_memory *memory)
     *memory = (struct core_memory){0};
 }
 
-/* How much there will be, roughly: zeros are not known yet. */
-static int count_bytes(struct writing *writing, struct reseat_error **ret_error)
+static int begin_scan(struct writing *writing, bool is_of_shared, struct page_scan *scan,
+                      struct reseat_error **ret_error)
 {
-    _cleanup_(page_scan_end) struct page_scan scan = {0};
+    page_scan_end(scan);
+    return page_scan_begin(scan, writing->source->pid, writing->snapshot,
+                           writing->source->flags & IMAGE_SELF_CONTAINED, is_of_shared, ret_error);
+}
+
+/* How much there will be, roughly: zeros are not known yet. */
+static int count_bytes(struct writing *writing, bool is_of_shared, struct reseat_error **ret_error)
+{
+    _cleanup_(page_scan_end) struct page_scan scan = PAGE_SCAN_NONE;
     struct page_run run;
-    int r = page_scan_begin(&scan, writing->source->pid, writing->snapshot,
-                            writing->source->flags & IMAGE_SELF_CONTAINED, ret_error);
+    int r = begin_scan(writing, is_of_shared, &scan, ret_error);
     if (r < 0)
         return r;
     while ((r = page_scan_next(&scan, SIZE_MAX / 2, &run)) > 0)
@@ -496,6 +515,29 @@ static int count_bytes(struct writing *writing, struct reseat_error **ret_error)
     return r < 0 ? error_errno(ret_error, r, "looking for the pages of process %u",
                                writing->snapshot->process.pid)
                  : 0;
+}
+
+static int open_memory(struct writing *writing, struct reseat_error **ret_error)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%d/mem", writing->source->pid);
+    writing->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (writing->mem_fd < 0)
+        return error_errno(ret_error, -errno, "opening the memory of process %d", writing->source->pid);
+    int r = count_bytes(writing, true, ret_error);
+    return r == 0 ? count_bytes(writing, false, ret_error) : r;
+}
+
+/* What is shared, or all but that. */
+static int write_sort(struct writing *writing, bool is_of_shared, struct reseat_error **ret_error)
+{
+    int r = begin_scan(writing, is_of_shared, &writing->scan, ret_error);
+    if (r < 0)
+        return r;
+    r = run_workers(writing);
+    if (r < 0 && ret_error)
+        *ret_error = TAKE_PTR(writing->error);
+    return r;
 }
 
 int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,
@@ -508,28 +550,21 @@ int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const s
         .source = source,
         .sink = sink,
         .mem_fd = -EBADF,
-        .scan = {.proc_fd = -EBADF, .pagemap_fd = -EBADF, .object_fd = -EBADF},
+        .scan = PAGE_SCAN_NONE,
         .whole_vma = SIZE_MAX,
         .next_offset = CORE_PAGE_BYTES,
     };
     free(TAKE_PTR(snapshot->extents));
     snapshot->extents_count = 0;
-    int r = count_bytes(&writing, ret_error);
+    int r = open_memory(&writing, ret_error);
     if (r == 0)
-        r = page_scan_begin(&writing.scan, source->pid, snapshot, source->flags & IMAGE_SELF_CONTAINED,
-                            ret_error);
-    if (r < 0)
-        return r;
-    writing.mem_fd = openat(writing.scan.proc_fd, "mem", O_RDONLY | O_CLOEXEC);
-    if (writing.mem_fd < 0)
-        return error_errno(ret_error, -errno, "opening the memory of process %d", source->pid);
-    r = run_workers(&writing);
-    if (r < 0) {
-        if (ret_error)
-            *ret_error = TAKE_PTR(writing.error);
-        return r;
-    }
-    r = describe(&writing, &memory, ret_error);
+        r = write_sort(&writing, true, ret_error);
+    if (r == 0 && source->shared_is_written)
+        r = source->shared_is_written(source->userdata, ret_error);
+    if (r == 0)
+        r = write_sort(&writing, false, ret_error);
+    if (r == 0)
+        r = describe(&writing, &memory, ret_error);
     if (r == 0)
         *ret_memory = TAKE_GENERIC(memory, (struct core_memory){0});
     return r;

@@ -5,6 +5,7 @@
 #include "base/base.h"
 #include "snapshot/snapshot.h"
 
+#include <errno.h>
 #include <pthread.h>
 
 /* ---- pages.c ---- */
@@ -19,6 +20,7 @@ enum page_method {
 struct page_scan {
     struct snapshot *snapshot; /* mappings that are stored as a whole are marked in it */
     bool self_contained;
+    bool is_of_shared; /* only memory that a copy shares with the process it is of; otherwise all but that */
     int proc_fd, pagemap_fd;
     int object_fd; /* of the shared object of the mapping at hand */
     bool has_scan_call;
@@ -27,10 +29,12 @@ struct page_scan {
     enum page_method method;
     uint64_t at;
     uint64_t known_end; /* of the run that `at` is in; not beyond `at`: nothing is known */
-    uint64_t *entries; /* of pagemap */
+    uint64_t *entries;  /* of pagemap */
     uint64_t entry_first;
     size_t entry_count;
 };
+
+#define PAGE_SCAN_NONE ((struct page_scan){.proc_fd = -EBADF, .pagemap_fd = -EBADF, .object_fd = -EBADF})
 
 /* Pages next to each other in one mapping. */
 struct page_run {
@@ -38,8 +42,9 @@ struct page_run {
     uint64_t start, end;
 };
 
+/* Of one of the two sorts of memory: all pages are found by two scans. */
 int page_scan_begin(struct page_scan *scan, pid_t pid, struct snapshot *snapshot, bool self_contained,
-                    struct reseat_error **ret_error);
+                    bool is_of_shared, struct reseat_error **ret_error);
 void page_scan_end(struct page_scan *scan); /* cleanup function */
 /* The next run, at most `longest` bytes, ascending; 1, 0 at the end, or a negative errno. */
 int page_scan_next(struct page_scan *scan, size_t longest, struct page_run *ret_run);

@@ -42,11 +42,12 @@ struct scan_arguments {
 #define ENTRIES_AT_ONCE 8192
 
 int page_scan_begin(struct page_scan *scan, pid_t pid, struct snapshot *snapshot, bool self_contained,
-                    struct reseat_error **ret_error)
+                    bool is_of_shared, struct reseat_error **ret_error)
 {
     *scan = (struct page_scan){
         .snapshot = snapshot,
         .self_contained = self_contained,
+        .is_of_shared = is_of_shared,
         .proc_fd = proc_open(pid),
         .pagemap_fd = -EBADF,
         .object_fd = -EBADF,
@@ -66,6 +67,7 @@ void page_scan_end(struct page_scan *scan)
     base_close(&scan->pagemap_fd);
     base_close(&scan->object_fd);
     free(scan->entries);
+    *scan = PAGE_SCAN_NONE;
 }
 
 /* ---- how each mapping is looked at ---- */
@@ -81,8 +83,17 @@ static bool is_orphan(const struct snapshot_vma *vma)
     return vma->kind == SNAPSHOT_VMA_OBJECT && vma->object == 0;
 }
 
+/* Shared with whoever else has it mapped, and in no file. */
+static bool is_shared(const struct snapshot_vma *vma)
+{
+    return vma->kind == SNAPSHOT_VMA_SHARED || vma->kind == SNAPSHOT_VMA_SYSV ||
+           (is_orphan(vma) && (vma->flags & SNAPSHOT_VMA_MAP_SHARED));
+}
+
 static enum page_method choose_method(const struct page_scan *scan, const struct snapshot_vma *vma)
 {
+    if (is_shared(vma) != scan->is_of_shared)
+        return PAGE_METHOD_NONE;
     switch (vma->kind) {
     case SNAPSHOT_VMA_VDSO:
         return PAGE_METHOD_ALL;

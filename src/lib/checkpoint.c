@@ -7,7 +7,8 @@
  * to it, and the twin ends by itself.
  *
  * An image is written from the twin. A target that is to be killed stands still meanwhile; one that runs on
- * has been let go, unless it shares memory with its twin that way or another (durable_shares_memory()). */
+ * has been let go, or is as soon as the memory is written that it shares with its twin nevertheless
+ * (durable_shares_memory()). */
 #include "durable.h"
 #include "lib-internal.h"
 
@@ -165,6 +166,16 @@ static int make_twin(struct checkpoint *checkpoint, struct target *ret_twin, str
 
 /* ---- from the twin ---- */
 
+/* From now on nothing that the target does changes what is to be written. */
+static int shared_is_written(void *userdata, struct reseat_error **ret_error)
+{
+    struct checkpoint *checkpoint = userdata;
+    (void)ret_error;
+    if (checkpoint->leaves_running && !checkpoint->lets_go_early)
+        let_go(checkpoint);
+    return 0;
+}
+
 static int write_image(struct checkpoint *checkpoint, struct target *twin, struct reseat_error **ret_error)
 {
     struct snapshot *snapshot = &checkpoint->snapshot;
@@ -174,6 +185,8 @@ static int write_image(struct checkpoint *checkpoint, struct target *twin, struc
         .flags = (flags & RESEAT_COMPRESS ? IMAGE_COMPRESS : 0) |
                  (flags & RESEAT_SELF_CONTAINED ? IMAGE_SELF_CONTAINED : 0),
         .progress = {checkpoint->options->progress, checkpoint->options->progress_userdata},
+        .shared_is_written = shared_is_written,
+        .userdata = checkpoint,
     };
     int r = 0;
     if (!checkpoint->leaves_running && (flags & RESEAT_IMAGE))
@@ -231,8 +244,6 @@ static int carry_out(struct checkpoint *checkpoint, struct reseat_error **ret_er
         return r;
     if (!checkpoint->leaves_running)
         r = kill_target(checkpoint, ret_error);
-    else if (!checkpoint->lets_go_early)
-        let_go(checkpoint);
     if (r == 0 && !(checkpoint->options->flags & RESEAT_IMAGE))
         target_release(&twin); /* it sleeps: nothing to discard */
     return r;
