@@ -277,11 +277,12 @@ static int capture_seen(struct object_capture *capture, struct reseat_error **re
 {
     const struct object_kind *kind = object_kind_of(capture->sight);
     const struct snapshot_object *row = &capture->snapshot->objects[capture->row];
-    const char *kind_name = (const char *)capture->snapshot->blobs + row->kind_offset;
+    /* Asked first: whatever is noted may move the blobs. */
+    bool is_same_kind = strcmp(kind->name, (const char *)capture->snapshot->blobs + row->kind_offset) == 0;
     int r = note_inode(capture);
     if (r < 0)
         return r;
-    if (strcmp(kind->name, kind_name) != 0)
+    if (!is_same_kind)
         r = capture_lost(capture, "the selector held something else a moment later");
     else if (!kind->durable)
         r = capture_lost(capture, "objects of the kind \"%s\" cannot be made anew", kind->name);
