@@ -27,7 +27,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -38,12 +37,6 @@
 #define LOCK_TRIES 200 /* a millisecond each: another worker may be at the same proof */
 
 /* ---- the pidfd ---- */
-
-static bool has_ended(int pidfd)
-{
-    struct pollfd poll_fd = {.fd = pidfd, .events = POLLIN};
-    return poll(&poll_fd, 1, 0) != 0;
-}
 
 static int read_pidfd(int pidfd, pid_t *ret_pid, struct reseat_error **ret_error)
 {
@@ -58,7 +51,7 @@ static int read_pidfd(int pidfd, pid_t *ret_pid, struct reseat_error **ret_error
     if (!value)
         return error_set(ret_error, -EINVAL, "reading which process the pidfd is of");
     long pid = strtol(value, NULL, 10);
-    if (pid < 0 || has_ended(pidfd))
+    if (pid < 0 || pidfd_has_ended(pidfd))
         return error_set(ret_error, -ESRCH, "the process of the pidfd has ended");
     if (pid == 0)
         return error_set(ret_error, -ESRCH, "the process of the pidfd is in no PID namespace that core sees");
@@ -274,7 +267,7 @@ int admission_decide(int connection, const struct configuration *configuration, 
     if (r < 0)
         return r;
     /* The number may have become another's only if the process of the pidfd has ended. */
-    if (has_ended(pidfd))
+    if (pidfd_has_ended(pidfd))
         return error_target(terms.pid, -ESRCH, ret_error);
     const struct protocol_narrow wanted = {.rights = request->rights, .lifetime_ns = request->lifetime_ns};
     r = terms_narrow(&terms, &wanted, NULL, 0, ret_error);

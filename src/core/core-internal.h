@@ -84,6 +84,9 @@ bool rights_parse(const char *text, uint32_t *ret_rights);
 
 /* ---- process_ids.c: who somebody is ---- */
 
+/* Whether the process of a pidfd has. As long as it has not, its number is its own. */
+bool pidfd_has_ended(int pidfd);
+
 struct ids {
     uid_t users[3];  /* real, effective, saved; of a peer: thrice the effective one */
     gid_t groups[3]; /* likewise */

@@ -19,6 +19,8 @@
 #define BACKLOG            128
 #define EVENTS             64
 #define WORKER_PLACES      128
+/* How long nobody is accepted when there are no descriptors left, if nothing else happens. */
+#define PAUSE_MS 100
 /* How long running operations are waited for at the end. */
 #define END_TIMEOUT_NS 10000000000U
 
@@ -166,7 +168,7 @@ static void accept_one(struct dispatcher *dispatcher, struct listener *listener)
     socklen_t length = sizeof peer;
     int fd = accept4(listener->socket, NULL, NULL, SOCK_CLOEXEC);
     if (fd < 0) {
-        /* No descriptors left: whoever waits is accepted when one is closed. */
+        /* No descriptors left: whoever waits is accepted later. */
         if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
             watch_listeners(dispatcher, false);
         return;
@@ -244,8 +246,6 @@ static void handle_channel(struct dispatcher *dispatcher, struct channel *channe
         channel_discard(dispatcher, channel);
     else
         channel_ready(dispatcher, channel);
-    if (dispatcher->is_paused)
-        watch_listeners(dispatcher, true);
 }
 
 /* Returns whether it was a signal that ends us. */
@@ -271,6 +271,10 @@ static bool run_round(struct dispatcher *dispatcher)
     struct epoll_event events[EVENTS];
     bool is_last = false;
     int timeout_ms = pool_look_after(dispatcher);
+    if (dispatcher->is_paused) { /* there may be room again */
+        watch_listeners(dispatcher, true);
+        timeout_ms = timeout_ms < PAUSE_MS ? timeout_ms : PAUSE_MS;
+    }
     int count = epoll_wait(dispatcher->epoll, events, EVENTS, timeout_ms);
     for (int i = 0; i < count; i++)
         is_last |= handle_event(dispatcher, &events[i]);

@@ -19,7 +19,6 @@
 
 #define IDLE_WORKERS_MAX    4
 #define IDLE_NS             10000000000U
-#define WORKERS_MAX         128 /* of all users */
 #define LIMIT_QUICK_NS      10000000000U
 #define LIMIT_STOPPING_NS   30000000000U
 #define LIMIT_CHECKPOINT_NS 300000000000U
@@ -152,20 +151,31 @@ static bool stops_target(unsigned operation)
            operation == PROTOCOL_RESTORE || operation == PROTOCOL_DROP;
 }
 
-/* A process can be stopped by one at a time; and nobody has all workers. */
-static bool may_run(const struct dispatcher *dispatcher, const struct channel *channel)
+/* Whether a user may have one more. Half of those that are free are kept for others, so that whoever comes
+ * finds one, however many are at it already. */
+static bool has_share(const struct dispatcher *dispatcher, uid_t owner)
 {
-    uint64_t busy = 0;
-    bool stops = channel->is_session && !channel->is_discarded && stops_target(channel->head.operation);
+    uint64_t own = 0, free_places = 0;
     for (size_t i = 0; i < dispatcher->worker_count; i++) {
         const struct worker *worker = &dispatcher->workers[i];
-        if (!worker->pid || !(worker->is_busy || worker->is_lost))
-            continue;
-        busy += worker->owner == channel->terms.owner;
-        if (stops && worker->is_busy && worker->target == channel->terms.pid)
-            return false;
+        bool is_taken = worker->pid && (worker->is_busy || worker->is_lost);
+        free_places += !is_taken;
+        own += is_taken && worker->owner == owner;
     }
-    return busy < dispatcher->configuration.workers;
+    return own < dispatcher->configuration.workers && own <= free_places / 2;
+}
+
+/* A process can be stopped by one at a time. */
+static bool must_wait(const struct dispatcher *dispatcher, const struct channel *channel)
+{
+    if (!channel->is_session || channel->is_discarded || !stops_target(channel->head.operation))
+        return false;
+    for (size_t i = 0; i < dispatcher->worker_count; i++) {
+        const struct worker *worker = &dispatcher->workers[i];
+        if (worker->pid && worker->is_busy && worker->target == channel->terms.pid)
+            return true;
+    }
+    return false;
 }
 
 static struct worker *idle_worker(struct dispatcher *dispatcher, const struct channel *channel)
@@ -209,9 +219,16 @@ static void give(struct dispatcher *dispatcher, struct worker *worker, struct ch
 void pool_dispatch(struct dispatcher *dispatcher)
 {
     struct channel **place = &dispatcher->first_waiting;
+    uid_t without_share =
+        NOBODY; /* who was last found to have none: with many waiting, it is mostly the same */
     while (*place) {
         struct channel *channel = *place;
-        struct worker *worker = may_run(dispatcher, channel) ? idle_worker(dispatcher, channel) : NULL;
+        uid_t owner = channel->terms.owner;
+        struct worker *worker = NULL;
+        if (owner != without_share && !has_share(dispatcher, owner))
+            without_share = owner;
+        if (owner != without_share && !must_wait(dispatcher, channel))
+            worker = idle_worker(dispatcher, channel);
         if (!worker) {
             place = &channel->next_waiting;
             continue;

@@ -19,6 +19,12 @@
 #define SO_PEERPIDFD 77
 #endif
 
+bool pidfd_has_ended(int pidfd)
+{
+    struct pollfd poll_fd = {.fd = pidfd, .events = POLLIN};
+    return poll(&poll_fd, 1, 0) != 0;
+}
+
 void ids_end(struct ids *ids)
 {
     free(ids->supplementary);
@@ -96,12 +102,6 @@ int ids_of_process(pid_t pid, struct ids *ret_ids)
 
 /* ---- peers ---- */
 
-static bool has_ended(int pidfd)
-{
-    struct pollfd poll_fd = {.fd = pidfd, .events = POLLIN};
-    return poll(&poll_fd, 1, 0) != 0;
-}
-
 /* The capabilities of the process that connected, if the kernel says which it was and it still is there. */
 static void read_peer_capabilities(int socket, struct ids *ids)
 {
@@ -120,7 +120,7 @@ static void read_peer_capabilities(int socket, struct ids *ids)
     snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
     pid_t pid = file_read(AT_FDCWD, path, &info, NULL) < 0 ? 0 : (pid_t)status_number(info, "Pid", 10);
     _cleanup_(ids_end) struct ids process = {0};
-    if (pid <= 0 || ids_of_process(pid, &process) < 0 || has_ended(pidfd))
+    if (pid <= 0 || ids_of_process(pid, &process) < 0 || pidfd_has_ended(pidfd))
         return;
     /* It may have executed something else since it connected: then it is not the one that asks. */
     if (process.users[1] != ids->users[1])

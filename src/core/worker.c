@@ -26,14 +26,13 @@ int work_ask(struct work *work, const struct report *report, int fd, struct answ
 {
     struct packet packet;
     int r = packet_send(work->dispatcher, report, sizeof *report, &fd, fd >= 0, 0);
-    if (r == 0)
-        r = packet_receive(work->dispatcher, &packet, 0);
-    if (r == 0)
-        r = -EPIPE;
-    if (r > 0 && packet.length != sizeof *ret_answer)
-        r = -EBADMSG;
     if (r < 0)
         return error_errno(ret_error, r, "asking core's dispatcher");
+    r = packet_receive(work->dispatcher, &packet, 0);
+    if (r <= 0)
+        return error_errno(ret_error, r < 0 ? r : -EPIPE, "asking core's dispatcher");
+    if (packet.length != sizeof *ret_answer)
+        return error_errno(ret_error, -EBADMSG, "asking core's dispatcher");
     memcpy(ret_answer, packet.bytes, sizeof *ret_answer);
     *ret_fd = packet.cap_count ? packet_take(&packet, 0) : -EBADF;
     packet_end(&packet);
@@ -121,17 +120,11 @@ static void make_error(struct reply *reply, int code, const struct reseat_error 
 
 /* ---- the process behind a session ---- */
 
-static bool has_ended(int pidfd)
-{
-    struct pollfd poll_fd = {.fd = pidfd, .events = POLLIN};
-    return poll(&poll_fd, 1, 0) != 0;
-}
-
 int work_check_execution(const struct terms *terms, int pidfd, struct reseat_error **ret_error)
 {
     struct execution execution;
     int r = execution_read(terms->pid, &execution);
-    if (has_ended(pidfd))
+    if (pidfd_has_ended(pidfd))
         return error_set(ret_error, -ESRCH, "process %d has ended", terms->pid);
     if (r < 0)
         return error_errno(ret_error, r, "looking which program process %d executes", terms->pid);
@@ -153,7 +146,7 @@ static int guard(void *userdata, struct reseat_error **ret_error)
 int work_open_pd(const struct terms *terms, int pidfd, struct native_pd **ret_pd,
                  struct reseat_error **ret_error)
 {
-    if (has_ended(pidfd))
+    if (pidfd_has_ended(pidfd))
         return error_set(ret_error, -ESRCH, "process %d has ended", terms->pid);
     _cleanup_(native_pd_free) struct native_pd *pd = NULL;
     int r = native_pd_open(terms->pid, &pd, ret_error);
