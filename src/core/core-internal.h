@@ -125,8 +125,10 @@ struct job {
 struct report {
     enum {
         REPORT_DONE,
-        REPORT_MAKE, /* a session with `terms`; beside it the pidfd. Answer: its client's end */
-        REPORT_FIND, /* the session whose client's end has `cookie`. Answer: its terms, its pidfd */
+        REPORT_MAKE,  /* a session with `terms`; beside it the pidfd. Answer: its client's end */
+        REPORT_CLAIM, /* the process of the session is to be stopped now. Answered when nobody else is at it
+                       */
+        REPORT_FIND,  /* the session whose client's end has `cookie`. Answer: its terms, its pidfd */
     } kind;
     bool is_closed; /* done: nothing more will come, or may: discard it */
     uint64_t cookie;
@@ -154,6 +156,7 @@ struct work {
     struct protocol_view request;
     struct native_pd *pd;
     bool must_close; /* when it is answered */
+    bool came_in_parts;
     bool is_closed;
 };
 
@@ -196,6 +199,8 @@ int work_open_pd(const struct terms *terms, int pidfd, struct native_pd **ret_pd
 int work_check_execution(const struct terms *terms, int pidfd, struct reseat_error **ret_error);
 /* The next part of a request that comes in several (PROTOCOL_MORE). */
 int work_next_part(struct work *work, struct reseat_error **ret_error);
+/* To be called before the process is stopped: what came in parts has waited for them, not for its turn. */
+int work_claim(struct work *work, struct reseat_error **ret_error);
 /* Asks the dispatcher; *ret_fd is what came with the answer. */
 int work_ask(struct work *work, const struct report *report, int fd, struct answer *ret_answer, int *ret_fd,
              struct reseat_error **ret_error);

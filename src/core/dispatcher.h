@@ -31,9 +31,11 @@ struct worker {
     struct channel *channel; /* NULL: it is idle, or has one that was discarded */
     uint64_t since_ns, limit_ns;
     uid_t owner;
-    pid_t target;    /* that it has stopped, or may stop; 0 */
-    bool is_retired; /* ends when it is idle: the configuration is another */
-    bool is_lost;    /* was killed, and has not ended yet */
+    pid_t target; /* that it looks at, or stops; 0 */
+    bool stops_target;
+    bool is_claiming; /* waits until it may stop it */
+    bool is_retired;  /* ends when it is idle: the configuration is another */
+    bool is_lost;     /* was killed, and has not ended yet */
 };
 
 /* How many channels a user has. */

@@ -15,11 +15,25 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
 
-int execution_read(pid_t pid, struct execution *ret_execution)
+#define EXECVE_TRIES 200 /* a millisecond each */
+
+static bool find(const struct execution *execution, uint64_t type, uint64_t *ret_value)
 {
-    char path[32];
-    snprintf(path, sizeof path, "/proc/%d/auxv", pid);
+    Elf64_auxv_t entry;
+    for (size_t at = 0; at + sizeof entry <= execution->length; at += sizeof entry) {
+        memcpy(&entry, execution->vector + at, sizeof entry);
+        if (entry.a_type == type) {
+            *ret_value = entry.a_un.a_val;
+            return true;
+        }
+    }
+    return false;
+}
+
+static int read_vector(const char *path, struct execution *ret_execution)
+{
     _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? -ESRCH : -errno;
@@ -34,6 +48,21 @@ int execution_read(pid_t pid, struct execution *ret_execution)
     return 0;
 }
 
+/* In the middle of an execve(2) the new memory is there, and its vector not yet: AT_EXECFN is among the last.
+ */
+int execution_read(pid_t pid, struct execution *ret_execution)
+{
+    char path[32];
+    uint64_t name;
+    snprintf(path, sizeof path, "/proc/%d/auxv", pid);
+    int r = read_vector(path, ret_execution);
+    for (int i = 0; i < EXECVE_TRIES && r == 0 && !find(ret_execution, AT_EXECFN, &name); i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        r = read_vector(path, ret_execution);
+    }
+    return r;
+}
+
 bool execution_is_same(const struct execution *a, const struct execution *b)
 {
     return a->length == b->length && memcmp(a->vector, b->vector, a->length) == 0;
@@ -41,11 +70,6 @@ bool execution_is_same(const struct execution *a, const struct execution *b)
 
 bool execution_is_secure(const struct execution *execution)
 {
-    Elf64_auxv_t entry;
-    for (size_t at = 0; at + sizeof entry <= execution->length; at += sizeof entry) {
-        memcpy(&entry, execution->vector + at, sizeof entry);
-        if (entry.a_type == AT_SECURE)
-            return entry.a_un.a_val != 0;
-    }
-    return true; /* not a vector as we know it */
+    uint64_t is_secure;
+    return !find(execution, AT_SECURE, &is_secure) || is_secure; /* without: not a vector as we know it */
 }

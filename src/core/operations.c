@@ -281,10 +281,10 @@ int operation_install(struct work *work, struct reply *reply, struct reseat_erro
         if (r == 0)
             r = take_slots(work, &batch, ret_error);
     }
-    if (r < 0)
+    if (r == 0)
+        r = work_claim(work, ret_error);
+    if (r < 0 || batch.count == 0)
         return r;
-    if (batch.count == 0)
-        return 0;
     r = native_pd_install(work->pd, batch.slots, batch.count, ret_error);
     return r == -EEXIST ? object_error_in_use(work->pd, batch.slots, batch.count, ret_error) : r;
 }
@@ -317,9 +317,11 @@ int operation_close(struct work *work, struct reply *reply, struct reseat_error 
         if (r == 0)
             r = take_selectors(work, &selectors, &count, ret_error);
     }
-    if (r < 0)
+    if (r == 0)
+        r = work_claim(work, ret_error);
+    if (r < 0 || count == 0)
         return r;
-    return count ? native_pd_close(work->pd, selectors, count, ret_error) : 0;
+    return native_pd_close(work->pd, selectors, count, ret_error);
 }
 
 /* ---- compare ---- */

@@ -145,6 +145,11 @@ static uint64_t limit_of(unsigned operation)
     }
 }
 
+static bool looks_at_target(unsigned operation)
+{
+    return operation == PROTOCOL_LIST || operation == PROTOCOL_REQUEST || operation == PROTOCOL_COMPARE;
+}
+
 static bool stops_target(unsigned operation)
 {
     return operation == PROTOCOL_INSTALL || operation == PROTOCOL_CLOSE || operation == PROTOCOL_CHECKPOINT ||
@@ -165,17 +170,82 @@ static bool has_share(const struct dispatcher *dispatcher, uid_t owner)
     return own < dispatcher->configuration.workers && own <= free_places / 2;
 }
 
-/* A process can be stopped by one at a time. */
-static bool must_wait(const struct dispatcher *dispatcher, const struct channel *channel)
+/* A process can be stopped by one at a time; and who looks at it meanwhile would see selectors that are used
+ * in passing. So there is one who stops it, or any number who look, in the order in which they came: `before`
+ * are the processes that somebody who came earlier waits to stop. */
+struct claims {
+    pid_t before[64];
+    size_t count;
+};
+
+static void claim(struct claims *claims, pid_t target)
 {
-    if (!channel->is_session || channel->is_discarded || !stops_target(channel->head.operation))
-        return false;
+    if (claims->count < COUNT_OF(claims->before))
+        claims->before[claims->count++] = target;
+}
+
+static bool is_claimed(const struct claims *claims, pid_t target)
+{
+    for (size_t i = 0; i < claims->count; i++)
+        if (claims->before[i] == target)
+            return true;
+    return false;
+}
+
+static bool is_in_use(const struct dispatcher *dispatcher, pid_t target, bool only_stopped)
+{
     for (size_t i = 0; i < dispatcher->worker_count; i++) {
         const struct worker *worker = &dispatcher->workers[i];
-        if (worker->pid && worker->is_busy && worker->target == channel->terms.pid)
+        if (worker->pid && worker->is_busy && worker->target == target &&
+            (worker->stops_target || !only_stopped))
             return true;
     }
     return false;
+}
+
+/* What comes in parts does not stop its process before the last of them is there. */
+static bool stops_at_once(const struct channel *channel)
+{
+    return channel->is_session && !channel->is_discarded && stops_target(channel->head.operation) &&
+           !(channel->head.flags & PROTOCOL_MORE);
+}
+
+static bool looks(const struct channel *channel)
+{
+    return channel->is_session && !channel->is_discarded && looks_at_target(channel->head.operation);
+}
+
+static bool must_wait(const struct dispatcher *dispatcher, const struct channel *channel,
+                      const struct claims *claims)
+{
+    bool stops = stops_at_once(channel);
+    if (!stops && !looks(channel))
+        return false;
+    return is_claimed(claims, channel->terms.pid) || is_in_use(dispatcher, channel->terms.pid, !stops);
+}
+
+static void answer(struct worker *worker, const struct answer *answer, int fd)
+{
+    packet_send(worker->socket, answer, sizeof *answer, &fd, fd >= 0, MSG_DONTWAIT);
+}
+
+/* Workers that have all parts now. */
+static void grant_claims(struct dispatcher *dispatcher, struct claims *claims)
+{
+    for (size_t i = 0; i < dispatcher->worker_count; i++) {
+        struct worker *worker = &dispatcher->workers[i];
+        if (!worker->pid || !worker->is_claiming || !worker->channel)
+            continue;
+        pid_t target = worker->channel->terms.pid;
+        if (is_in_use(dispatcher, target, false)) {
+            claim(claims, target);
+            continue;
+        }
+        worker->is_claiming = false;
+        worker->target = target;
+        worker->stops_target = true;
+        answer(worker, &(struct answer){.result = 0}, -EBADF);
+    }
 }
 
 static struct worker *idle_worker(struct dispatcher *dispatcher, const struct channel *channel)
@@ -202,7 +272,9 @@ static void give(struct dispatcher *dispatcher, struct worker *worker, struct ch
     worker->owner = channel->terms.owner;
     worker->since_ns = now_ns();
     worker->limit_ns = limit_of(channel->head.operation);
-    worker->target = channel->is_session && stops_target(channel->head.operation) ? channel->terms.pid : 0;
+    worker->is_claiming = false;
+    worker->stops_target = stops_at_once(channel);
+    worker->target = worker->stops_target || looks(channel) ? channel->terms.pid : 0;
     channel->state = CHANNEL_RUNNING;
     int r = packet_send(worker->socket, &job, sizeof job, fds, channel->pidfd >= 0 ? 2 : 1, MSG_DONTWAIT);
     if (r < 0) {
@@ -219,17 +291,20 @@ static void give(struct dispatcher *dispatcher, struct worker *worker, struct ch
 void pool_dispatch(struct dispatcher *dispatcher)
 {
     struct channel **place = &dispatcher->first_waiting;
-    uid_t without_share =
-        NOBODY; /* who was last found to have none: with many waiting, it is mostly the same */
+    struct claims claims = {.count = 0};
+    uid_t without_share = NOBODY; /* who was found to have none: of many who wait, it is mostly the same */
+    grant_claims(dispatcher, &claims);
     while (*place) {
         struct channel *channel = *place;
         uid_t owner = channel->terms.owner;
         struct worker *worker = NULL;
         if (owner != without_share && !has_share(dispatcher, owner))
             without_share = owner;
-        if (owner != without_share && !must_wait(dispatcher, channel))
+        if (owner != without_share && !must_wait(dispatcher, channel, &claims))
             worker = idle_worker(dispatcher, channel);
         if (!worker) {
+            if (stops_at_once(channel))
+                claim(&claims, channel->terms.pid);
             place = &channel->next_waiting;
             continue;
         }
@@ -242,11 +317,6 @@ void pool_dispatch(struct dispatcher *dispatcher)
 }
 
 /* ---- hearing from them ---- */
-
-static void answer(struct worker *worker, const struct answer *answer, int fd)
-{
-    packet_send(worker->socket, answer, sizeof *answer, &fd, fd >= 0, MSG_DONTWAIT);
-}
 
 static int make_session(struct dispatcher *dispatcher, const struct terms *terms, int *pidfd, int *ret_end)
 {
@@ -297,7 +367,7 @@ static void answer_find(struct dispatcher *dispatcher, struct worker *worker, co
 static void take_back(struct dispatcher *dispatcher, struct worker *worker, bool is_closed)
 {
     struct channel *channel = TAKE_PTR(worker->channel);
-    worker->is_busy = false;
+    worker->is_busy = worker->is_claiming = false;
     worker->since_ns = now_ns();
     worker->target = 0;
     if (channel && is_closed)
@@ -330,6 +400,9 @@ void pool_hear(struct dispatcher *dispatcher, struct worker *worker)
         break;
     case REPORT_MAKE:
         answer_make(dispatcher, worker, &report, &fd);
+        break;
+    case REPORT_CLAIM:
+        worker->is_claiming = true; /* granted in this round, or a later one */
         break;
     case REPORT_FIND:
         answer_find(dispatcher, worker, &report);

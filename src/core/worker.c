@@ -39,6 +39,14 @@ int work_ask(struct work *work, const struct report *report, int fd, struct answ
     return ret_answer->result;
 }
 
+int work_claim(struct work *work, struct reseat_error **ret_error)
+{
+    struct report report = {.kind = REPORT_CLAIM};
+    struct answer answer;
+    int none = -EBADF;
+    return work->came_in_parts ? work_ask(work, &report, -EBADF, &answer, &none, ret_error) : 0;
+}
+
 int work_make_session(struct work *work, const struct terms *terms, int pidfd, struct reply *reply,
                       struct reseat_error **ret_error)
 {
@@ -257,6 +265,7 @@ int work_next_part(struct work *work, struct reseat_error **ret_error)
     if (work->request.head->tag != tag || work->request.head->operation != operation)
         return error_set(ret_error, -EBADMSG, "the message is refused: the part before it was not the last");
     work->must_close = false;
+    work->came_in_parts = true;
     return 0;
 }
 
@@ -312,7 +321,7 @@ static void handle_message(struct work *work)
 
 static void run_job(struct work *work)
 {
-    work->is_closed = work->must_close = false;
+    work->is_closed = work->must_close = work->came_in_parts = false;
     work->request = (struct protocol_view){0};
     if (!work->job.is_discarded)
         handle_message(work);
