@@ -26,3 +26,14 @@ def test_images(context):
             shutil.copy(failed, "/tmp/fuzz-image-failed")
         raise Failure(f"{result}\nthe file that did it is /tmp/fuzz-image-failed")
     assert "inputs" in result.stdout, result
+
+
+@timeout(SECONDS * 2 + 120)
+def test_objects(context):
+    """The states of objects, wrong at random: judged and made in a sandbox (tests/fuzz/fuzz_objects.c)."""
+    context.need_root()
+    seconds = max(SECONDS // 2, 1)
+    result = context.run([context.build / "tests/fuzz/fuzz-objects", "--run", seconds, SEED], seconds=SECONDS * 2 + 60,
+                         environment={"UBSAN_OPTIONS": "halt_on_error=1"})
+    rounds, made = int(result.stdout.split()[0]), int(result.stdout.split()[-1])
+    assert rounds > made > 0, result
