@@ -126,3 +126,74 @@ def test_is_reset_where_a_twin_was_kept(context):
     pair.reseat("restore", "--cold", "--allow=degraded", directory)
     context.until(lambda: "ConnectionResetError" in pair.log.read_text(), "the server to find the reset")
     assert os.path.exists(directory)
+
+
+# Sends much, which nobody reads for now; reads only when it is told to.
+FULL_SERVER = """
+import hashlib, os, socket, sys, time
+server = socket.create_server((sys.argv[1], 5000))
+print("ready", flush=True)
+client, _ = server.accept()
+client.setblocking(False)
+block, sent = bytes(range(256)) * 16, 0
+try:
+    while True:
+        sent += client.send(block)
+except BlockingIOError:
+    pass
+if sys.argv[3] == "early":
+    client.shutdown(socket.SHUT_WR)
+print("sent", sent, flush=True)
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.05)
+client.setblocking(True)
+received = b"".join(iter(lambda: client.recv(65536), b""))
+print("received", len(received), hashlib.sha256(received).hexdigest(), flush=True)
+if sys.argv[3] != "early":
+    client.shutdown(socket.SHUT_WR)
+print("ended", client.recv(1), flush=True)
+"""
+
+FULL_CLIENT = """
+import hashlib, socket, sys
+connection = socket.create_connection((sys.argv[1], 5000), 20)
+data = b"0123456789abcdef" * 9000
+connection.sendall(data)
+if sys.argv[2] != "early":
+    connection.shutdown(socket.SHUT_WR)
+print("sent", len(data), hashlib.sha256(data).hexdigest(), flush=True)
+sys.stdin.readline()
+received = b"".join(iter(lambda: connection.recv(65536), b""))
+expected = (bytes(range(256)) * (len(received) // 256 + 1))[:len(received)]
+print("received", len(received), received == expected, flush=True)
+if sys.argv[2] == "early":
+    connection.shutdown(socket.SHUT_WR)
+"""
+
+
+@each(ends=["early", "late"])
+def test_full_queues_and_half_closed(context, ends):
+    """Both directions full, of which one has ended (early: that from the server, FIN_WAIT; late: that from the client,
+    CLOSE_WAIT): nothing is lost, doubled or out of order."""
+    here, there = lay_cable(context)
+    log, go = Path(context.path("server.log")), Path(context.path("go"))
+    with open(log, "wb") as file:
+        server = context.start(here.enter("python3", "-c", FULL_SERVER, "10.77.0.1", go, ends), stdin=None, stdout=file,
+                               stderr=file, new_session=True)
+    context.until(lambda: "ready" in log.read_text(), "the server")
+    client = context.start(there.enter("python3", "-c", FULL_CLIENT, "10.77.0.1", ends), stdin="pipe", stdout="pipe")
+    client.expect("\n", seconds=20)
+    said = client.output.split()
+    context.until(lambda: "sent" in log.read_text(), "the server's queue to be full")
+    sent = int(log.read_text().split()[2])
+    time.sleep(0.5)  # the end of what the client has sent has come
+    directory = context.new_name("checkpoint")
+    here.run(context.command, "checkpoint", server.pid, "--image", "-o", directory)
+    time.sleep(0.5)
+    here.run(context.command, "restore", "--cold", directory)
+    go.touch()
+    client.send("\n")
+    client.expect(f"received {sent} True\n", seconds=20)
+    context.until(lambda: "received" in log.read_text(), "the server to read everything")
+    assert f"received {said[1]} {said[2]}" in log.read_text(), (said, log.read_text())
+    context.until(lambda: "ended" in log.read_text(), "the server to end")

@@ -102,6 +102,52 @@ static void test_bound(void **state)
     expect_recreated(set_up_bound, look_at_bound);
 }
 
+/* ---- connections that are over ---- */
+
+static void loopback_at(int client, int server)
+{
+    struct sockaddr_in address = address_v4("127.0.0.1", 0);
+    socklen_t length = sizeof address;
+    int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(bind(listener, (struct sockaddr *)&address, sizeof address));
+    MUST(listen(listener, 1));
+    MUST(getsockname(listener, (struct sockaddr *)&address, &length));
+    put_at(client, MUST(socket(AF_INET, SOCK_STREAM, 0)));
+    MUST(connect(client, (struct sockaddr *)&address, sizeof address));
+    put_at(server, MUST(accept(listener, NULL, NULL)));
+    close(listener);
+}
+
+static void set_up_ended(void)
+{
+    loopback_at(20, 120);
+    MUST(shutdown(20, SHUT_WR));
+    close(120);
+    loopback_at(21, 121);
+    struct linger at_once = {.l_onoff = 1};
+    MUST(setsockopt(121, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once));
+    close(121);
+    loopback_at(22, 122);
+    MUST(setsockopt(122, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once));
+    close(122);
+    usleep(20000);
+    EXPECT(number_option(22, SOL_SOCKET, SO_ERROR) == ECONNRESET);
+}
+
+static void look_at_ended(void)
+{
+    char byte;
+    EXPECT(read(20, &byte, 1) == 0 && send(20, "x", 1, MSG_NOSIGNAL) < 0 && errno == EPIPE);
+    EXPECT(read(21, &byte, 1) < 0 && errno == ECONNRESET && read(21, &byte, 1) == 0);
+    EXPECT(read(22, &byte, 1) == 0);
+}
+
+static void test_ended(void **state)
+{
+    (void)state;
+    expect_recreated(set_up_ended, look_at_ended);
+}
+
 /* ---- connections ---- */
 
 #define HERE  "10.99.0.1"
@@ -301,6 +347,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_ended),
         cmocka_unit_test(test_connection),
         cmocka_unit_test(test_reset),
     };

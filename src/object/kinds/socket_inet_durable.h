@@ -11,6 +11,8 @@ enum inet_flags {
     INET_LISTENING = 1 << 0,
     INET_CONNECTED = 1 << 1,
     INET_TO_BE_FROZEN = 1 << 3, /* TCP, only in an outline */
+    INET_ENDED = 1 << 4,        /* TCP: both sides have said all, or one has reset it */
+    INET_ERROR = 1 << 5,        /* … and the process does not know of the reset yet */
     INET_FROZEN = 1 << 2,       /* TCP: a struct tcp_state stands behind all; no packet has come since */
 };
 
@@ -54,5 +56,6 @@ int inet_capture_common(struct object_capture *capture, struct inet_state *state
 int inet_check_common(const struct object_view *view, struct reseat_error **ret_error);
 /* A socket with options, bound. */
 int inet_make(const struct object_view *view, native_cap_t *ret_cap, struct reseat_error **ret_error);
-/* A connected one that the peer has reset. */
-int inet_make_reset(const struct object_view *view, native_cap_t *ret_cap, struct reseat_error **ret_error);
+/* A TCP socket whose connection is over: reset by the peer, or ended by both sides in peace. */
+int inet_make_over(const struct object_view *view, bool is_reset, native_cap_t *ret_cap,
+                   struct reseat_error **ret_error);

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -20,7 +21,11 @@
 #define TCP_SYN_SENT       2
 #define TCP_FIN_WAIT1      4
 #define TCP_FIN_WAIT2      5
+#define TCP_TIME_WAIT      6
+#define TCP_CLOSE          7
 #define TCP_CLOSE_WAIT     8
+#define TCP_LAST_ACK       9
+#define TCP_CLOSING        11
 
 #define OPTION_MSS         2 /* of the protocol: TCPOPT_* */
 #define OPTION_WINDOW      3
@@ -116,6 +121,20 @@ static int add_connection(struct object_capture *capture, const struct tcp_info 
     return r;
 }
 
+/* A closed socket that was connected before has the other side's end to show; a new one has not. */
+static void note_end(const struct object_capture *capture, const struct tcp_info *info,
+                     struct inet_state *state)
+{
+    struct pollfd poll_fd = {.fd = capture->cap, .events = POLLRDHUP};
+    poll(&poll_fd, 1, 0);
+    bool is_closed = info->tcpi_state == TCP_CLOSE && (poll_fd.revents & (POLLRDHUP | POLLERR));
+    if (!is_closed && info->tcpi_state != TCP_TIME_WAIT && info->tcpi_state != TCP_LAST_ACK &&
+        info->tcpi_state != TCP_CLOSING)
+        return;
+    state->flags = (state->flags & ~(uint32_t)INET_CONNECTED) | INET_ENDED;
+    state->flags |= poll_fd.revents & POLLERR ? INET_ERROR : 0;
+}
+
 static int capture_tcp(struct object_capture *capture, struct reseat_error **ret_error)
 {
     struct inet_state state = {0};
@@ -130,6 +149,11 @@ static int capture_tcp(struct object_capture *capture, struct reseat_error **ret
         state.waiting = info.tcpi_unacked; /* for a listener these two say something else */
         state.backlog = info.tcpi_sacked;
     }
+    int unread = 0;
+    note_end(capture, &info, &state);
+    if ((state.flags & INET_ENDED) && ioctl(capture->cap, SIOCINQ, &unread) == 0 && unread > 0)
+        r = capture_degraded(capture, "its connection has ended, and %d bytes that it has not read are lost",
+                             unread);
     if ((state.flags & INET_CONNECTED) && get_number(capture->cap, TCP_REPAIR, &is_frozen) == 0 &&
         is_frozen) {
         state.flags |= INET_FROZEN;
@@ -217,30 +241,6 @@ static int judge_tcp(const struct object_view *view, const struct object_options
 }
 
 /* ---- recreate ---- */
-
-int inet_make_reset(const struct object_view *view, native_cap_t *ret_cap, struct reseat_error **ret_error)
-{
-    int domain = (int)inet_parts_of(view).state.domain;
-    union inet_name name = {0};
-    struct linger at_once = {.l_onoff = 1};
-    socklen_t length = sizeof name;
-    _cleanup_close_ int listener = socket(domain, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    _cleanup_close_ int client = socket(domain, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    name.any.sa_family = (sa_family_t)domain;
-    if (domain == AF_INET6)
-        name.v6.sin6_addr = in6addr_loopback;
-    else
-        name.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t own_length = domain == AF_INET6 ? sizeof name.v6 : sizeof name.v4;
-    if (listener < 0 || client < 0 || bind(listener, &name.any, own_length) < 0 || listen(listener, 1) < 0 ||
-        getsockname(listener, &name.any, &length) < 0 || connect(client, &name.any, length) < 0)
-        return error_errno(ret_error, -errno, "making a connection that is reset");
-    _cleanup_close_ int accepted = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    if (accepted < 0 || setsockopt(accepted, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) < 0)
-        return error_errno(ret_error, -errno, "making a connection that is reset");
-    *ret_cap = TAKE_FD(client); /* the other end goes with a reset */
-    return 0;
-}
 
 static int set_sequence(int fd, uint32_t queue, uint32_t sequence)
 {
@@ -336,7 +336,7 @@ static int recreate_connection(struct object_making *making, const struct object
     const char *step = "";
     int fd;
     if (!(parts.state.flags & INET_FROZEN) || find_hindrance(view)) {
-        int r = inet_make_reset(view, &fd, ret_error);
+        int r = inet_make_over(view, true, &fd, ret_error);
         if (r == 0)
             making_put(making, view_id(view), fd);
         return r;
@@ -359,7 +359,9 @@ static int recreate_tcp(struct object_making *making, const struct object_view *
     native_cap_t cap;
     if (parts.state.flags & INET_CONNECTED)
         return recreate_connection(making, view, ret_error);
-    int r = inet_make(view, &cap, ret_error);
+    int r = parts.state.flags & INET_ENDED
+                ? inet_make_over(view, parts.state.flags & INET_ERROR, &cap, ret_error)
+                : inet_make(view, &cap, ret_error);
     if (r < 0)
         return r;
     making_put(making, view_id(view), cap);
