@@ -29,7 +29,7 @@ def sleeper(context, **how):
     "restore a --slot 1=/dev/null --slot 1=/dev/null", "restore a --allow", "verify", "verify a x", "verify a 1 2", "drop",
     "drop --twin x", "plan", "plan 1 2", "plan 0", "plan d --leave-running", "restore a --slot 1", "restore a --slot x=keep",
     "restore a --slot 1=keep --slot 1=close", "request", "request 1", "request 1 0", "request 1 0 true", "request 1 0 --",
-    "request 1 -- true", "request x 0 -- true", "request 1 x -- true", "request 1 0 2 -- true", "request 1 0 --to x -- true",
+    "request 1 -- true", "request x 0 -- true", "request 1 x -- true", "request 1 0 2 -- true", "request 1 0: -- true", "request 1 0:x -- true", "request 1 :1 -- true", "request 1 0:3 1:3 -- true", "request 1 0 --to x -- true",
     "request 1 0 --to -1 -- true", "install", "install 1", "install 1 x", "install x 1", "install 1 2 2", "install 1 2 --from x",
     "install 1 2 --from 77", "install 1 2 --open a --copy 1:2", "install 1 2 --from 0 --from 0", "install 1 2 --copy 1",
     "install 1 2 --copy 1:", "install 1 2 --copy :1", "install 1 2 --copy 1:x", "install 1 2 --create", "install 1 2 --access r",

@@ -121,6 +121,21 @@ def test_request_to_another_number(context):
                               status=None).status in (0, 1)
 
 
+def test_request_several(context):
+    """Also where the numbers that they go to are those that we hold others at meanwhile."""
+    target = sleeper(context)
+    numbers = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    for number in range(10, 21):
+        with open(context.path(f"{number}"), "w+", encoding="utf-8") as file:
+            context.reseat("install", target.pid, number, "--from", file.fileno(), pass_fds=[file.fileno()])
+    pairs = [f"{number + 10}:{10 - number}" for number in numbers]
+    context.reseat("request", target.pid, *pairs, "--", "sh", "-c", "for n in 3 4 5 6 7 8 9; do echo to $n >&$n; done")
+    for number in range(3, 10):
+        assert text_of(context.path(str(20 - number))) == f"to {number}\n"
+    result = context.reseat("request", target.pid, "10:3", "77:4", "--", "true", status=1)
+    assert "selector 77" in result.stderr
+
+
 @each(number=[1, 2])
 def test_request_to_a_standard_stream(context, number):
     target = sleeper(context)
