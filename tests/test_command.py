@@ -8,12 +8,16 @@ import signal
 import time
 
 from reseat_test import Skip, each
+from reseat_test.context import process_name, process_state
 
 VERBS = ["caps", "request", "install", "close", "plan", "checkpoint", "restore", "verify", "list", "drop"]
 
 
 def sleeper(context, **how):
-    return context.start(["sleep", "1000"], **how)
+    """A process that is asleep: it has started up."""
+    target = context.start(["sleep", "1000"], **how)
+    context.until(lambda: process_name(target.pid) == "sleep" and process_state(target.pid) == "S", "sleep to be asleep")
+    return target
 
 
 # ---- usage ----

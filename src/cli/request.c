@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* What env(1) and shells say of a command that cannot be run. */
@@ -151,6 +152,12 @@ static int duplicate_aside(const struct wish *wish, int fd)
 /* Puts every capability where the command is to have it. First all are moved out of the way of all. */
 static int place(struct wish *wish)
 {
+    struct rlimit limit;
+    for (size_t i = 0; i < wish->count; i++) { /* while standard error is still ours */
+        errno = EBADF;
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || (rlim_t)wish->items[i].to >= limit.rlim_cur)
+            return fail_to_place(wish->items[i].to);
+    }
     for (size_t i = 0; i < wish->count; i++) {
         int moved = duplicate_aside(wish, wish->items[i].cap);
         if (moved < 0)
