@@ -90,6 +90,22 @@ static int check_namespaces(const struct snapshot *snapshot, struct obstacles *o
     return r;
 }
 
+/* Nobody can enter a session; at best one that has ended can be had again (helper.c). */
+static int check_session(const struct cold_plan *plan, struct obstacles *obstacles)
+{
+    const struct snapshot_process *process = &plan->snapshot->process;
+    bool is_left = !plan->is_child && !(process->flags & SNAPSHOT_LEADS_SESSION) && !plan->new_namespace &&
+                   (uint32_t)getsid(0) != process->session;
+    if (!is_left || (!process->tty && (plan->new_pid || getsid((pid_t)process->session) < 0)))
+        return 0;
+    return obstacles_add(
+        obstacles, process->tty ? SEVERITY_DEGRADED : SEVERITY_NOTE, -1,
+        process->tty ? "it was a job in session %u, with a terminal: it comes into another session, without "
+                       "one (restore it from a shell of that session, or with --attach)"
+                     : "it comes into a session of its own: its session %u is somebody else's now",
+        process->session);
+}
+
 static int check_control_group(void *userdata, const char *line, const char *path)
 {
     if (path && access(path, W_OK) == 0)
@@ -118,6 +134,8 @@ int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct
     if (r < 0)
         return r;
     r = check_namespaces(snapshot, obstacles);
+    if (r == 0)
+        r = check_session(plan, obstacles);
     if (r == 0)
         r = process_visit_control_groups(text_at(snapshot, snapshot->states[0].control_groups_offset),
                                          check_control_group, obstacles);

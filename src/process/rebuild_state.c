@@ -228,17 +228,23 @@ static const struct snapshot_action *find_action(const struct snapshot *snapshot
     return &usual;
 }
 
-/* Our report signal gets its action at the very end: to set it to the default would discard a report. */
+/* A handler for our report signal is set at the very end, or it might be called. Not so anything else: to
+ * have a signal ignored discards those that wait, and a report of another thread would be one. */
 static void add_actions(struct program *program, struct seed *seed, const struct snapshot *snapshot)
 {
+    uint64_t late_address = seed->report_action_address;
+    seed->report_action_address = 0;
     for (uint32_t signal = 1; signal <= SIGNALS; signal++) {
         const struct snapshot_action *row = find_action(snapshot, signal);
         struct kernel_action action = {row->handler, row->flags, row->restorer, row->mask};
-        if ((int)signal == seed->process->report_signal)
-            memcpy(scratch_mirror(program->scratch, seed->report_action_address), &action, sizeof action);
-        else if (signal != SIGKILL && signal != SIGSTOP)
+        bool has_handler = row->handler > (uintptr_t)SIG_IGN;
+        if ((int)signal == seed->process->report_signal && has_handler) {
+            memcpy(scratch_mirror(program->scratch, late_address), &action, sizeof action);
+            seed->report_action_address = late_address;
+        } else if (signal != SIGKILL && signal != SIGSTOP) {
             program_call(program, "setting a signal's action", SYS_rt_sigaction, signal,
                          scratch_copy(program->scratch, &action, sizeof action), 0, 8);
+        }
     }
 }
 

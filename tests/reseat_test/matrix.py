@@ -100,6 +100,8 @@ class Stage:
                                       pass_fds=[theirs], environment={"SUBJECT_PEER": str(theirs)})
             handed, environment = handed + [ours], {**environment, "SUBJECT_PEER": str(ours)}
             self.hold(PEER, ours)
+        if mode in COLD_MODES:
+            environment["SUBJECT_NEW_OBJECTS"] = "1"
         output, written = os.pipe()
         self.hold(OUTPUT, written)
         self.hold(GO, go_high)

@@ -452,7 +452,7 @@ const struct subject subjects[] = {
     {"userfaultfd", missing_pages_are_filled_in,
      .refused = "copy,run-on,keep: userfaultfd; cold: userfaultfd"},
     {"aio", asynchronous_io, .refused = "copy,run-on,keep: asynchronous I/O; cold: /[aio]"},
-    {"message-queue", message_queue, .refused = "cold: no name"},
+    {"message-queue", message_queue, .refused = "cold: messages in it are lost"},
     {"message-queue-notify", message_queue_that_notifies, .refused = "all: mq_notify"},
     {0},
 };

@@ -283,9 +283,10 @@ const struct subject subjects[] = {
     {"group-member", member_of_anothers_group, lead_a_group},
     {"group-leader-with-member", leader_with_a_member, be_a_member, .fails = "cold: is still taken"},
     {"terminal", leader_with_terminal, SHARED_TERMINAL},
-    {"both-ends", both_ends, .new_pid = true, .skip = "beside: both would take the same input"},
-    {"job-in-foreground", job_in_the_foreground, SHARED_TERMINAL, .below = true},
-    {"job-in-background", job_in_the_background, SHARED_TERMINAL, .below = true},
+    {"both-ends", both_ends, .new_pid = true, .skip = "beside: both would take the same input",
+     .refused = "cold: have not been read"},
+    {"job-in-foreground", job_in_the_foreground, SHARED_TERMINAL, .below = true, .refused = "cold: session"},
+    {"job-in-background", job_in_the_background, SHARED_TERMINAL, .below = true, .refused = "cold: session"},
     {"group-without-leader", group_without_leader, .below = true},
     {0},
 };

@@ -291,12 +291,13 @@ static void descriptor_in_flight(void)
 }
 
 const struct subject subjects[] = {
-    {"tcp", tcp, tcp_peer},
+    {"tcp", tcp, tcp_peer, .skip = "cold-twice: a connection ends only once"},
     {"unix-stream", unix_stream, unix_stream_peer},
-    {"full-connection", full_connection, read_it_all, .skip = "copy,keep: a connection ends only once"},
+    {"full-connection", full_connection, read_it_all,
+     .skip = "copy,keep: a connection ends only once; cold-twice: a connection ends only once"},
     {"end-is-seen-at-the-end", end_is_seen_at_the_end, watch_for_the_end},
-    {"backlog", backlog, .refused = "cold: wait to be accepted"},
-    {"unix-listener", unix_listener, .refused = "cold: waits to be accepted"},
+    {"backlog", backlog, .refused = "cold: wait to be accepted; cold: are reset"},
+    {"unix-listener", unix_listener, .refused = "cold: waits to be accepted; cold: waits to be accepted"},
     {"pair-with-data", pair_with_data},
     {"datagrams", datagrams},
     {"half-closed", half_closed},
