@@ -85,6 +85,17 @@ def test_keep_keeps_the_image(context):
     program.expect("1 b\n")
 
 
+def test_drop_leaves_images(context):
+    """Dropping is about twins: an image whose twin has ended by itself is not removed either."""
+    program = start_echo(context)
+    directory = context.new_name("checkpoint")
+    twin = context.reseat("checkpoint", program.pid, "-o", directory, "--json").json["twin"]
+    os.kill(twin, 9)
+    context.until(lambda: not context.reseat("list", "--json").json, "the twin to be gone")
+    context.reseat("drop", directory)
+    context.reseat("show", directory, "--check")
+
+
 def test_image_alone_would_lose(context):
     """Without a twin, pipes to us are cut for good: that is refused before anything is done, unless allowed."""
     program = start_echo(context)

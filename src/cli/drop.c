@@ -56,7 +56,7 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
 const struct cli_verb verb_drop = {
     .name = "drop",
     .usage = "DIR… | --twin PID",
-    .summary = "end the twin of a checkpoint and remove its directory",
+    .summary = "end the twin of a checkpoint; without an image, remove its directory, too",
     .about = "What the twin alone held on to is let go by that: connections close, deleted files vanish, "
              "locks are free.\n"
              "With several directories all are tried, and the status is 1 if one failed. Prints nothing, or "

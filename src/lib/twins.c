@@ -95,15 +95,6 @@ void reseat_twins_free(struct reseat_twin *twins, size_t count)
     free(twins);
 }
 
-/* The peers of connections that an image has waited with learn that nobody will come. */
-static void forget_connections(const char *dir)
-{
-    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
-    uid_t owner;
-    if (image_read(dir, &snapshot, &owner, NULL) == 0)
-        object_forget_connections(&snapshot);
-}
-
 int reseat_drop(const char *dir, struct reseat_error **ret_error)
 {
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
@@ -117,10 +108,12 @@ int reseat_drop(const char *dir, struct reseat_error **ret_error)
             *ret_error = TAKE_PTR(error);
         return r;
     }
-    if (snapshot.vmas_count > 0)
-        return 0; /* an image stays */
-    forget_connections(dir);
-    return image_remove(dir, ret_error);
+    _cleanup_(snapshot_free) struct snapshot stored = {0};
+    uid_t owner;
+    bool is_read = image_read(dir, &stored, &owner, NULL) == 0;
+    if (is_read) /* the peers of connections that an image has waited with learn that nobody will come */
+        object_forget_connections(&stored);
+    return is_read && stored.vmas_count > 0 ? 0 : image_remove(dir, ret_error); /* an image stays */
 }
 
 int reseat_drop_twin(pid_t twin, struct reseat_error **ret_error)
