@@ -58,6 +58,8 @@ static struct picture take_picture(void)
         MUST(readlink(path, slot->name, sizeof slot->name - 1));
         if (getenv("SUBJECT_NEW_OBJECTS")) {
             slot->device = slot->inode = 0;
+            slot->status_flags &=
+                O_ACCMODE | O_APPEND | O_NONBLOCK | O_DIRECT | O_SYNC | O_PATH; /* not how it was opened */
             memset(slot->name + strcspn(slot->name, ":#"), 0, sizeof slot->name - strcspn(slot->name, ":#"));
         }
     }
