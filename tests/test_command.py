@@ -8,7 +8,7 @@ import signal
 import time
 
 from reseat_test import Skip, each
-from reseat_test.context import process_name, process_state
+from reseat_test.context import process_children, process_name, process_state
 
 VERBS = ["caps", "request", "install", "close", "plan", "checkpoint", "restore", "verify", "list", "drop"]
 
@@ -198,6 +198,28 @@ def test_slot_null_close_and_keep(context):
     target.send("a line\n")
     target.expect("got a line")
     assert " 5 -> /dev/null" in target.output and "/etc/group" not in target.output
+
+
+def test_slot_policies_of_a_cold_restore(context):
+    """The same words, when the process is made from its image alone."""
+    with open(context.path("in"), "w+", encoding="utf-8") as file:
+        target = context.start(["sh", "-c", "exec 5</etc/passwd 6</etc/group 7>other; sleep 0.1; while :; do read line; done"],
+                               stdin=file, stdout=None)
+        context.until(lambda: os.path.exists(f"/proc/{target.pid}/fd/7"), "it to open them")
+        context.until(lambda: not process_children(target.pid), "its child to end")
+    directory = context.path("parked")
+    context.reseat("checkpoint", target.pid, "--image", "-o", directory)
+    context.until(lambda: context.reap() or process_state(target.pid) is None, "the PID to become free")
+    for policy in "close", "keep", "fail":
+        assert "selector 9" in context.reseat("restore", directory, "--slot", f"9={policy}", status=1).stderr
+    result = context.reseat("restore", directory, "--slot", "5=keep", "--allow=lost", status=3)
+    assert "selector 5" in result.stderr and "made anew" in result.stderr, result
+    os.rename(context.path("other"), context.path("gone"))
+    assert "elector 7" in context.reseat("restore", directory, "--allow=lost", "--slot", "7=fail", status=3).stderr
+    context.reseat("restore", directory, "--slot", "0=fail", "--slot", "5=null", "--slot", "6=close", "--slot", "7=null",
+                   "--slot", "9=null")
+    assert {fd: os.readlink(f"/proc/{target.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{target.pid}/fd")} == {
+        "0": context.path("in"), "1": "/dev/null", "2": "/dev/null", "5": "/dev/null", "7": "/dev/null", "9": "/dev/null"}
 
 
 @each(selector=[3, 4, 5, 63])
