@@ -13,9 +13,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #define KERNEL_THREAD_FLAG 0x00200000U /* PF_KTHREAD, include/linux/sched.h */
 #define BATCH_PROCESSES    100
+#define SPARE_DESCRIPTORS  16 /* for looking, and for pivots of the comparison */
 #define NO_ORIGIN          ((size_t)-1)
 
 struct place {
@@ -38,7 +40,7 @@ struct search {
     const char *links[2]; /* how the links of other ends begin whose place is not known */
 
     struct native_pd **pds; /* of this batch */
-    size_t pd_count;
+    size_t pd_count, pd_limit;
     struct object_table candidates;
     struct object_holders *found;
 };
@@ -368,6 +370,26 @@ static int compare_holders(const void *a, const void *b)
     return (x->selector > y->selector) - (x->selector < y->selector);
 }
 
+/* How many processes may be compared at a time, with two descriptors of ours each. */
+static int choose_batch(struct search *search, struct reseat_error **ret_error)
+{
+    _cleanup_free_ int *used = NULL;
+    struct rlimit limit = {.rlim_cur = 1024};
+    size_t count = 0;
+    int r = proc_list_numbers(AT_FDCWD, "/proc/self/fd", &used, &count);
+    if (r < 0)
+        return error_errno(ret_error, r, "listing our own descriptors");
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < count + SPARE_DESCRIPTORS + 2)
+        return error_set(ret_error, -EMFILE,
+                         "looking for other holders takes more descriptors than our limit of %llu has left "
+                         "(ulimit -n)",
+                         (unsigned long long)limit.rlim_cur);
+    size_t most = (size_t)(limit.rlim_cur - count - SPARE_DESCRIPTORS) / 2;
+    search->pd_limit = most < BATCH_PROCESSES ? most : BATCH_PROCESSES;
+    return 0;
+}
+
 static int walk(struct search *search, struct reseat_error **ret_error)
 {
     _cleanup_close_ int proc_fd = open("/proc", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
@@ -379,7 +401,7 @@ static int walk(struct search *search, struct reseat_error **ret_error)
     for (size_t i = 0; r == 0 && i < count; i++) {
         if (pids[i] != getpid()) /* what we have of it is gone in a moment */
             r = visit(search, pids[i], ret_error);
-        if (r == 0 && (search->pd_count == BATCH_PROCESSES || i + 1 == count)) {
+        if (r == 0 && (search->pd_count == search->pd_limit || i + 1 == count)) {
             r = judge_batch(search, ret_error);
             search_drop_batch(search);
         }
@@ -392,7 +414,9 @@ int object_find_holders(const struct object_table *table, struct object_holders 
 {
     _cleanup_(object_holders_free) struct object_holders found = {0};
     _cleanup_(search_end) struct search search = {.listed = table, .found = &found};
-    int r = prepare(&search, ret_error);
+    int r = choose_batch(&search, ret_error);
+    if (r == 0)
+        r = prepare(&search, ret_error);
     if (r == 0)
         r = walk(&search, ret_error);
     if (r < 0)
