@@ -277,7 +277,7 @@ def checkpoint(session, flags=0, capabilities=(), allow=0):
 def restore(twin, flags=0, slots=(), wait=5.0):
     """PID, sessions of the process and of the twin that was kept."""
     body, _, beside = twin.call(pd.RESTORE, struct.pack("<IIQ", flags, 0, int(wait * 1e9)),
-                                b"".join(struct.pack("<I", selector) for selector, _ in slots), len(slots),
+                                b"".join(struct.pack("<II", selector, 0) for selector, _ in slots), len(slots),
                                 capabilities=[fd for _, fd in slots])
     pid, kept, _, count, same = struct.unpack_from("<iiQII", body)
     assert same == count and os.readlink(f"/proc/self/fd/{beside[1]}") == "anon_inode:[pidfd]"

@@ -31,7 +31,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
-#include <sys/wait.h>
 #include <time.h>
 
 #define LOCK_TRIES 200 /* a millisecond each: another worker may be at the same proof */
@@ -40,23 +39,13 @@
 
 static int read_pidfd(int pidfd, pid_t *ret_pid, struct reseat_error **ret_error)
 {
-    siginfo_t info;
-    char path[40];
-    _cleanup_free_ char *text = NULL;
-    if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0 && errno != ECHILD)
-        return error_set(ret_error, -EINVAL, "the first descriptor beside open must be a pidfd, and is none");
-    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
-    int r = file_read(AT_FDCWD, path, &text, NULL);
-    const char *value = r < 0 ? NULL : status_find(text, "Pid");
-    if (!value)
-        return error_set(ret_error, -EINVAL, "reading which process the pidfd is of");
-    long pid = strtol(value, NULL, 10);
-    if (pid < 0 || pidfd_has_ended(pidfd))
-        return error_set(ret_error, -ESRCH, "the process of the pidfd has ended");
-    if (pid == 0)
-        return error_set(ret_error, -ESRCH, "the process of the pidfd is in no PID namespace that core sees");
-    *ret_pid = (pid_t)pid;
-    return 0;
+    int r = pidfd_process(pidfd, ret_pid);
+    if (r == -EINVAL)
+        return error_set(ret_error, r, "the first descriptor beside open must be a pidfd, and is none");
+    if (r == -ESRCH)
+        return error_set(ret_error, r,
+                         "the process of the pidfd has ended, or is in no PID namespace that core sees");
+    return r < 0 ? error_errno(ret_error, r, "reading which process the pidfd is of") : 0;
 }
 
 /* ---- the descriptor of /proc/PID/mem ---- */

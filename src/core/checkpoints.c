@@ -25,6 +25,8 @@
 
 /* A client may not hold a worker for longer by its restore than this. */
 #define WAIT_MAX_NS 60000000000U
+/* As many as a message has room for. */
+#define CHOICES_MAX (PROTOCOL_MESSAGE_BYTES / sizeof(struct protocol_choice))
 
 /* ---- notes ---- */
 
@@ -226,21 +228,46 @@ static int restore(struct work *work, const char *path, const struct reseat_slot
     return reseat_restore(path, &options, ret_result, ret_error);
 }
 
+_Static_assert((int)PROTOCOL_PUT == RESEAT_SLOT_PUT && (int)PROTOCOL_KEEP_SLOT == RESEAT_SLOT_KEEP &&
+                   (int)PROTOCOL_CLOSE_SLOT == RESEAT_SLOT_CLOSE &&
+                   (int)PROTOCOL_NULL_SLOT == RESEAT_SLOT_NULL && (int)PROTOCOL_FAIL_SLOT == RESEAT_SLOT_FAIL,
+               "policies are the same here and there");
+
+/* The choices of the request, with the descriptors that came for them. */
+static int read_choices(struct work *work, struct reseat_slot *slots, struct reseat_error **ret_error)
+{
+    const struct protocol_choice *choices = work->request.items;
+    size_t used = 0;
+    for (size_t i = 0; i < work->request.head->count; i++) {
+        bool is_put = choices[i].policy == PROTOCOL_PUT;
+        if (choices[i].policy >= PROTOCOL_POLICIES_END || (is_put && used == work->packet.cap_count))
+            return error_set(
+                ret_error, -EINVAL,
+                "restore: what is to become of selector %u is not said, or its capability is missing",
+                choices[i].selector);
+        slots[i] = (struct reseat_slot){.selector = choices[i].selector,
+                                        .fd = is_put ? work->packet.caps[used++] : -1,
+                                        .policy = (enum reseat_slot_policy)choices[i].policy};
+    }
+    return used == work->packet.cap_count
+               ? 0
+               : error_set(ret_error, -EINVAL, "restore: more capabilities came with it than it takes");
+}
+
 int operation_restore(struct work *work, struct reply *reply, struct reseat_error **ret_error)
 {
     static struct notes notes;
     char path[PATH_MAX];
     const struct protocol_restore *request = work->request.fixed;
-    const uint32_t *selectors = work->request.items;
-    struct reseat_slot slots[PROTOCOL_CAPABILITIES_MAX];
+    struct reseat_slot slots[CHOICES_MAX];
     struct reseat_restore_result result;
     pid_t twin = 0;
     notes.length = 0;
     if ((request->flags & ~(PROTOCOL_KEEP | PROTOCOL_NEW_ID)) || request->allow > RESEAT_ALLOW_LOST)
         return error_set(ret_error, -EINVAL, "restore: flags or allow are not ones that there are");
-    for (size_t i = 0; i < work->request.head->count; i++)
-        slots[i] = (struct reseat_slot){.selector = selectors[i], .fd = work->packet.caps[i]};
-    int r = find_checkpoint(work, path, ret_error);
+    int r = read_choices(work, slots, ret_error);
+    if (r == 0)
+        r = find_checkpoint(work, path, ret_error);
     if (r == 0)
         r = restore(work, path, slots, &notes, &result, ret_error);
     if (r < 0)

@@ -84,6 +84,9 @@ bool rights_parse(const char *text, uint32_t *ret_rights);
 
 /* ---- process_ids.c: who somebody is ---- */
 
+/* The number of the process that a pidfd is of, as we see it. -EINVAL: it is no pidfd; -ESRCH: it has ended,
+ * or cannot be seen. */
+int pidfd_process(int pidfd, pid_t *ret_pid);
 /* Whether the process of a pidfd has. As long as it has not, its number is its own. */
 bool pidfd_has_ended(int pidfd);
 
@@ -186,6 +189,11 @@ int operation_request(struct work *work, struct reply *reply, struct reseat_erro
 int operation_install(struct work *work, struct reply *reply, struct reseat_error **ret_error);
 int operation_close(struct work *work, struct reply *reply, struct reseat_error **ret_error);
 int operation_compare(struct work *work, struct reply *reply, struct reseat_error **ret_error);
+
+/* sender.c: what cannot go through a socket is taken out of the process that sent the message, and put there.
+ */
+int sender_take(struct work *work, int pidfd, unsigned number, int *ret_cap, struct reseat_error **ret_error);
+int operation_fetch(struct work *work, struct reply *reply, struct reseat_error **ret_error);
 
 /* checkpoints.c */
 int operation_checkpoint(struct work *work, struct reply *reply, struct reseat_error **ret_error);

@@ -147,20 +147,11 @@ int operation_list(struct work *work, struct reply *reply, struct reseat_error *
     return r < 0 ? r : work_check_execution(&work->job.terms, work->pidfd, ret_error);
 }
 
-/* What a socket does not take. */
-static bool can_be_sent(int cap)
-{
-    char path[40];
-    _cleanup_free_ char *name = NULL;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", cap);
-    return link_read(AT_FDCWD, path, &name) < 0 || strcmp(name, "anon_inode:[io_uring]") != 0;
-}
-
 static void add_slot(struct reply *reply, const struct native_slot *slot)
 {
     struct protocol_slot *item = reply_items(reply, PROTOCOL_REQUEST, 1);
     *item = (struct protocol_slot){.selector = slot->selector, .flags = slot->flags};
-    if (can_be_sent(slot->cap)) {
+    if (packet_takes(slot->cap)) {
         reply->caps[reply->cap_count++] = slot->cap;
     } else {
         item->flags |= PROTOCOL_WITHOUT;
@@ -240,7 +231,8 @@ static int check_slot(const struct work *work, const struct protocol_slot *slot,
 {
     if (!terms_allow_selector(&work->job.terms, slot->selector))
         return error_selector(work, slot->selector, ret_error);
-    if (slot->flags & ~INSTALL_FLAGS)
+    bool by_number = slot->flags & PROTOCOL_BY_NUMBER;
+    if (!by_number && (slot->flags & ~INSTALL_FLAGS))
         return error_set(ret_error, -EINVAL, "install: selector %u has flags (%#x) that there are not",
                          slot->selector, slot->flags);
     if ((slot->flags & PROTOCOL_REPLACE) && !(work->job.terms.rights & PROTOCOL_MAY_CLOSE))
@@ -252,6 +244,17 @@ static int check_slot(const struct work *work, const struct protocol_slot *slot,
     return 0;
 }
 
+/* The capability of a slot: beside the message, or where the sender has it. */
+static int take_cap(struct work *work, const struct protocol_slot *item, size_t index, int *ret_cap,
+                    struct reseat_error **ret_error)
+{
+    if (item->flags & PROTOCOL_BY_NUMBER)
+        return sender_take(work, work->packet.caps[index], item->flags >> PROTOCOL_NUMBER_SHIFT, ret_cap,
+                           ret_error);
+    *ret_cap = packet_take(&work->packet, index);
+    return 0;
+}
+
 /* Takes the capabilities out of the packet. */
 static int take_slots(struct work *work, struct batch *batch, struct reseat_error **ret_error)
 {
@@ -260,13 +263,17 @@ static int take_slots(struct work *work, struct batch *batch, struct reseat_erro
     if (batch->count + count > INSTALL_MAX)
         return error_set(ret_error, -E2BIG, "install: more than %d capabilities at once", INSTALL_MAX);
     for (size_t i = 0; i < count; i++) {
-        int r = check_slot(work, &items[i], ret_error);
+        int cap, r = check_slot(work, &items[i], ret_error);
+        if (r == 0)
+            r = take_cap(work, &items[i], i, &cap, ret_error);
         if (r < 0)
             return r;
         struct native_slot *slot = array_append(batch->slots, batch->count);
-        if (!slot)
+        if (!slot) {
+            close(cap);
             return error_items(ret_error);
-        *slot = (struct native_slot){items[i].selector, packet_take(&work->packet, i), items[i].flags};
+        }
+        *slot = (struct native_slot){items[i].selector, cap, items[i].flags & INSTALL_FLAGS};
     }
     return 0;
 }

@@ -135,6 +135,7 @@ static uint64_t limit_of(unsigned operation)
     switch (operation) {
     case PROTOCOL_INSTALL:
     case PROTOCOL_CLOSE:
+    case PROTOCOL_FETCH:
         return LIMIT_STOPPING_NS;
     case PROTOCOL_CHECKPOINT:
     case PROTOCOL_RESTORE:
@@ -147,7 +148,8 @@ static uint64_t limit_of(unsigned operation)
 
 static bool looks_at_target(unsigned operation)
 {
-    return operation == PROTOCOL_LIST || operation == PROTOCOL_REQUEST || operation == PROTOCOL_COMPARE;
+    return operation == PROTOCOL_LIST || operation == PROTOCOL_REQUEST || operation == PROTOCOL_COMPARE ||
+           operation == PROTOCOL_FETCH;
 }
 
 static bool stops_target(unsigned operation)
@@ -326,7 +328,10 @@ static int make_session(struct dispatcher *dispatcher, const struct terms *terms
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return -errno;
     _cleanup_close_ int client = ends[1];
-    if (getsockopt(client, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0) {
+    static const int on = 1;
+    /* Each message is to say whose it is: see sender.c. */
+    if (setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0 ||
+        getsockopt(client, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0) {
         close(ends[0]);
         return -errno;
     }

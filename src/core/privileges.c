@@ -34,8 +34,6 @@ static const int needed[] = {
     CAP_CHECKPOINT_RESTORE, /* restore: the same PID */
     CAP_SYS_RESOURCE,       /* restore: limits above one's own */
     CAP_SYS_NICE,           /* restore: scheduling */
-    CAP_SETUID,             /* install of what a socket does not take: a helper with the target's ids */
-    CAP_SETGID,
 };
 
 static bool is_needed(int capability)

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -23,6 +24,25 @@ bool pidfd_has_ended(int pidfd)
 {
     struct pollfd poll_fd = {.fd = pidfd, .events = POLLIN};
     return poll(&poll_fd, 1, 0) != 0;
+}
+
+int pidfd_process(int pidfd, pid_t *ret_pid)
+{
+    siginfo_t info;
+    char path[40];
+    _cleanup_free_ char *text = NULL;
+    if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0 && errno != ECHILD)
+        return -EINVAL;
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
+    int r = file_read(AT_FDCWD, path, &text, NULL);
+    const char *value = r < 0 ? NULL : status_find(text, "Pid");
+    if (!value)
+        return r < 0 ? r : -EINVAL;
+    long pid = strtol(value, NULL, 10); /* -1: it has ended; 0: it is in a namespace that we do not see */
+    if (pid <= 0 || pidfd_has_ended(pidfd))
+        return -ESRCH;
+    *ret_pid = (pid_t)pid;
+    return 0;
 }
 
 void ids_end(struct ids *ids)
@@ -106,9 +126,8 @@ int ids_of_process(pid_t pid, struct ids *ret_ids)
 static void read_peer_capabilities(int socket, struct ids *ids)
 {
     _cleanup_close_ int pidfd = -EBADF;
-    _cleanup_free_ char *info = NULL;
-    char path[40];
     socklen_t length = sizeof pidfd;
+    pid_t pid;
     if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) < 0) {
         pidfd = -EBADF;
         bool is_old_kernel = errno == ENOPROTOOPT;
@@ -117,10 +136,8 @@ static void read_peer_capabilities(int socket, struct ids *ids)
         ids->is_in_our_namespace = is_old_kernel && ids->users[1] == 0;
         return;
     }
-    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
-    pid_t pid = file_read(AT_FDCWD, path, &info, NULL) < 0 ? 0 : (pid_t)status_number(info, "Pid", 10);
     _cleanup_(ids_end) struct ids process = {0};
-    if (pid <= 0 || ids_of_process(pid, &process) < 0 || pidfd_has_ended(pidfd))
+    if (pidfd_process(pidfd, &pid) < 0 || ids_of_process(pid, &process) < 0 || pidfd_has_ended(pidfd))
         return;
     /* It may have executed something else since it connected: then it is not the one that asks. */
     if (process.users[1] != ids->users[1])

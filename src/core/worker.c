@@ -185,6 +185,7 @@ static const struct {
     [PROTOCOL_CHECKPOINT] = {operation_checkpoint, true},
     [PROTOCOL_RESTORE] = {operation_restore, true},
     [PROTOCOL_DROP] = {operation_drop, true},
+    [PROTOCOL_FETCH] = {operation_fetch, true},
 };
 
 static int check_place(const struct work *work, unsigned operation, struct reseat_error **ret_error)

@@ -81,10 +81,6 @@ static int send_request(int socket, const struct remote_request *request, struct
                                    {(void *)request->items,
                                     head->count * protocol_item_bytes(head->operation, PROTOCOL_IS_REQUEST)}};
     int r = packet_send_pieces(socket, pieces, COUNT_OF(pieces), request->caps, head->capabilities, 0);
-    if (r == -EINVAL && head->capabilities)
-        return error_set(ret_error, r,
-                         "a capability cannot be sent to core: io_uring instances do not go through a socket "
-                         "(open the process with our own rights instead)");
     return r < 0 ? error_transport(r, ret_error) : 0;
 }
 
@@ -168,6 +164,24 @@ static int remote_list(struct reseat_pd *pd, unsigned from, unsigned *selectors,
     return 0;
 }
 
+/* What does not go through a socket is put into our own table by core, at a number that we have reserved. */
+static int fetch(struct remote_pd *pd, unsigned selector, int *ret_cap, struct reseat_error **ret_error)
+{
+    _cleanup_close_ int self = sys_pidfd_open(getpid()), place = fcntl(pd->session, F_DUPFD_CLOEXEC, 0);
+    struct packet packet = {.cap_count = 0};
+    struct protocol_view reply;
+    if (self < 0 || place < 0)
+        return error_errno(ret_error, self < 0 ? self : -errno, "reserving a descriptor");
+    const struct protocol_fetch fixed = {.selector = selector, .number = (uint32_t)place};
+    struct remote_request request = {.head = {.operation = PROTOCOL_FETCH, .capabilities = 1},
+                                     .fixed = &fixed,
+                                     .caps = &self};
+    int r = remote_ask(pd, &request, &packet, &reply, ret_error);
+    if (r == 0)
+        *ret_cap = TAKE_FD(place);
+    return r;
+}
+
 /* One request message; the slots' capabilities are the caller's then. */
 static int request_part(struct remote_pd *pd, unsigned from, unsigned flags, struct reseat_pd_slot *slots,
                         size_t capacity, size_t *ret_count, unsigned *ret_next,
@@ -209,11 +223,9 @@ static int remote_request(struct reseat_pd *pd, unsigned selector, int *ret_cap,
     if (r < 0)
         return r;
     if (count && slot.cap < 0)
-        return error_set(
-            ret_error, -EOPNOTSUPP,
-            "selector %u of process %d holds an io_uring instance, which core cannot send through a "
-            "socket (open the process with our own rights instead)",
-            selector, remote_pid(pd));
+        r = fetch(remote_of(pd), selector, &slot.cap, ret_error);
+    if (r < 0)
+        return r;
     *ret_cap = count ? slot.cap : -1;
     if (ret_next)
         *ret_next = next;
@@ -231,7 +243,9 @@ static int remote_request_many(struct reseat_pd *pd, unsigned from, struct resea
         if (wanted > PROTOCOL_CAPABILITIES_MAX)
             wanted = PROTOCOL_CAPABILITIES_MAX;
         r = request_part(remote_of(pd), from, 0, ret_slots + count, wanted, &found, &from, ret_error);
-        count += found;
+        for (size_t end = count + found; count < end; count++)
+            if (r == 0 && ret_slots[count].cap < 0)
+                r = fetch(remote_of(pd), ret_slots[count].selector, &ret_slots[count].cap, ret_error);
     }
     if (r < 0) {
         for (size_t i = 0; i < count; i++)
@@ -241,6 +255,17 @@ static int remote_request_many(struct reseat_pd *pd, unsigned from, struct resea
     *ret_count = count;
     *ret_next = from;
     return 0;
+}
+
+/* What a socket refuses is sent as a number in our own table, with a pidfd of ours beside it. */
+static void send_by_number(struct protocol_slot *items, int *caps, size_t count, int self)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (packet_takes(caps[i]) || caps[i] >= 1 << (32 - PROTOCOL_NUMBER_SHIFT))
+            continue;
+        items[i].flags |= PROTOCOL_BY_NUMBER | (uint32_t)caps[i] << PROTOCOL_NUMBER_SHIFT;
+        caps[i] = self;
+    }
 }
 
 /* Sends `count` items in parts of at most `most`; only the last is answered. */
@@ -270,6 +295,7 @@ static int remote_install_many(struct reseat_pd *pd, const struct reseat_pd_slot
 {
     _cleanup_free_ struct protocol_slot *items = reallocarray(NULL, count + 1, sizeof *items);
     _cleanup_free_ int *caps = reallocarray(NULL, count + 1, sizeof *caps);
+    bool has_ring = false;
     if (!items || !caps)
         return error_errno(ret_error, -ENOMEM, "installing %zu capabilities", count);
     for (size_t i = 0; i < count; i++) {
@@ -279,7 +305,12 @@ static int remote_install_many(struct reseat_pd *pd, const struct reseat_pd_slot
                              slots[i].selector, slots[i].cap);
         items[i] = (struct protocol_slot){.selector = slots[i].selector, .flags = slots[i].flags};
         caps[i] = slots[i].cap;
+        has_ring |= !packet_takes(slots[i].cap);
     }
+    /* All of them first: nothing is to be found out in the middle of the parts. */
+    _cleanup_close_ int self = has_ring ? sys_pidfd_open(getpid()) : -EBADF;
+    if (self >= 0)
+        send_by_number(items, caps, count, self);
     return ask_in_parts(remote_of(pd), PROTOCOL_INSTALL, items, caps, count, PROTOCOL_CAPABILITIES_MAX,
                         ret_error);
 }

@@ -91,18 +91,28 @@ int reseat_pd_checkpoint_stream(struct reseat_pd *pd, int fd, const struct resea
 
 /* ---- restore, drop ---- */
 
+/* More would not fit into a message; more objects than PROTOCOL_CAPABILITIES_MAX core finds missing. */
+#define CHOICES_MAX 1024
+
 static int ask_restore(struct reseat_pd *twin, const struct reseat_restore_options *options,
                        struct packet *packet, struct protocol_view *ret_reply,
                        struct reseat_error **ret_error)
 {
-    uint32_t selectors[PROTOCOL_CAPABILITIES_MAX];
+    _cleanup_free_ struct protocol_choice *choices =
+        reallocarray(NULL, options->slot_count + 1, sizeof *choices);
     int caps[PROTOCOL_CAPABILITIES_MAX];
-    if (options->slot_count > PROTOCOL_CAPABILITIES_MAX)
-        return error_set(ret_error, -E2BIG, "restoring with %zu other objects through core: %d are possible",
-                         options->slot_count, PROTOCOL_CAPABILITIES_MAX);
+    size_t cap_count = 0;
+    if (options->slot_count > CHOICES_MAX)
+        return error_set(ret_error, -E2BIG,
+                         "restoring with %zu choices for selectors through core: %d are possible",
+                         options->slot_count, CHOICES_MAX);
+    if (!choices)
+        return error_errno(ret_error, -ENOMEM, "restoring through core");
     for (size_t i = 0; i < options->slot_count; i++) {
-        selectors[i] = options->slots[i].selector;
-        caps[i] = options->slots[i].fd;
+        const struct reseat_slot *slot = &options->slots[i];
+        choices[i] = (struct protocol_choice){.selector = slot->selector, .policy = slot->policy};
+        if (slot->policy == RESEAT_SLOT_PUT && cap_count < PROTOCOL_CAPABILITIES_MAX)
+            caps[cap_count++] = slot->fd;
     }
     const struct protocol_restore fixed = {.flags = (options->flags & RESEAT_KEEP ? PROTOCOL_KEEP : 0) |
                                                     (options->flags & RESEAT_NEW_PID ? PROTOCOL_NEW_ID : 0),
@@ -110,9 +120,9 @@ static int ask_restore(struct reseat_pd *twin, const struct reseat_restore_optio
                                            .wait_ns = options->wait_ns};
     struct remote_request request = {.head = {.operation = PROTOCOL_RESTORE,
                                               .count = (uint32_t)options->slot_count,
-                                              .capabilities = (uint32_t)options->slot_count},
+                                              .capabilities = (uint32_t)cap_count},
                                      .fixed = &fixed,
-                                     .items = selectors,
+                                     .items = choices,
                                      .caps = caps};
     return remote_ask(remote_of(twin), &request, packet, ret_reply, ret_error);
 }

@@ -3,13 +3,14 @@
 #include "protocol/packet.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 union control {
-    char bytes[CMSG_SPACE(PROTOCOL_CAPABILITIES_MAX * sizeof(int))];
+    char bytes[CMSG_SPACE(PROTOCOL_CAPABILITIES_MAX * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
     struct cmsghdr header;
 };
 
@@ -42,10 +43,16 @@ int packet_send(int socket, const void *bytes, size_t length, const int *caps, s
     return packet_send_pieces(socket, &piece, 1, caps, cap_count, flags);
 }
 
-static void take_descriptors(struct packet *packet, struct msghdr *message)
+static void take_control(struct packet *packet, struct msghdr *message)
 {
     struct cmsghdr *header;
     for (header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
+        struct ucred credentials;
+        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_CREDENTIALS &&
+            header->cmsg_len == CMSG_LEN(sizeof credentials)) {
+            memcpy(&credentials, CMSG_DATA(header), sizeof credentials);
+            packet->sender = credentials.pid;
+        }
         if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
             continue;
         size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -77,13 +84,14 @@ int packet_receive(int socket, struct packet *packet, int flags)
                              .msg_controllen = sizeof control.bytes};
     packet->cap_count = 0;
     packet->length = 0;
+    packet->sender = 0;
     ssize_t n;
     do
         n = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return errno == ECONNRESET ? 0 : -errno;
-    take_descriptors(packet, &message);
+    take_control(packet, &message);
     if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
         packet_end(packet);
         return message.msg_flags & MSG_TRUNC ? -EMSGSIZE : -EMFILE;
@@ -102,6 +110,14 @@ void packet_end(struct packet *packet)
 int packet_take(struct packet *packet, size_t index)
 {
     return TAKE_FD(packet->caps[index]);
+}
+
+bool packet_takes(int cap)
+{
+    char path[40];
+    _cleanup_free_ char *name = NULL;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", cap);
+    return link_read(AT_FDCWD, path, &name) < 0 || strcmp(name, "anon_inode:[io_uring]") != 0;
 }
 
 static int put_path(char path[static PACKET_PATH_BYTES], const char *directory, const char *name)

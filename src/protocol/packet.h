@@ -11,6 +11,7 @@ struct packet {
     size_t length;
     int caps[PROTOCOL_CAPABILITIES_MAX];
     size_t cap_count;
+    pid_t sender; /* as the kernel says, if the receiver has asked for it (SO_PASSCRED); 0: it does not */
 };
 
 /* Without waiting unless `flags` says so (0 or MSG_DONTWAIT). 0, or a negative errno: -EAGAIN, -EPIPE,
@@ -28,6 +29,9 @@ int packet_receive(int socket, struct packet *ret_packet, int flags);
 void packet_end(struct packet *packet);
 /* Hands out descriptor `index`, once. */
 int packet_take(struct packet *packet, size_t index);
+
+/* Whether a socket takes it: not io_uring's descriptors. */
+bool packet_takes(int cap);
 
 #define PACKET_PATH_BYTES 108 /* of an address, unix(7) */
 

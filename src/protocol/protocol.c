@@ -66,9 +66,10 @@ static const struct operation operations[PROTOCOL_OPERATIONS_END] = {
     [PROTOCOL_RESTORE] = {"restore",
                           PROTOCOL_MAY_RESTORE,
                           0,
-                          {.fixed_bytes = BYTES(restore), .item_bytes = sizeof(uint32_t), .per_item = 1},
+                          {.fixed_bytes = BYTES(restore), .item_bytes = BYTES(choice), .more_per_item = 1},
                           {.fixed_bytes = BYTES(restored), .item_bytes = 1, .base = 2, .more = 1}},
     [PROTOCOL_DROP] = {"drop", PROTOCOL_MAY_RESTORE, 0, {0}, {0}},
+    [PROTOCOL_FETCH] = {"fetch", PROTOCOL_MAY_REQUEST, 0, {.fixed_bytes = BYTES(fetch), .base = 1}, {0}},
 };
 
 static const struct part error_part = {.item_bytes = 1};

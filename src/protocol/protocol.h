@@ -36,6 +36,7 @@ enum protocol_operation {
     PROTOCOL_CHECKPOINT,
     PROTOCOL_RESTORE,
     PROTOCOL_DROP,
+    PROTOCOL_FETCH, /* Linux only */
     PROTOCOL_OPERATIONS_END,
 };
 
@@ -80,9 +81,15 @@ enum protocol_slot_flags {
     PROTOCOL_SPECIAL = 1U << 3,
     PROTOCOL_REPLACE = 1U << 8, /* install */
     /* Reply of request: the selector is used, but its capability cannot travel beside a message (Linux:
-     * io_uring's descriptors through a socket), and none is there for this slot. */
+     * io_uring's descriptors through a socket), and none is there for this slot. See fetch. */
     PROTOCOL_WITHOUT = 1U << 9,
+    /* install, Linux: the capability cannot travel. What is beside the message for this slot is a pidfd of
+     * the process that sends it, and the capability is descriptor `flags >> PROTOCOL_NUMBER_SHIFT` of that
+     * one. */
+    PROTOCOL_BY_NUMBER = 1U << 10,
 };
+
+#define PROTOCOL_NUMBER_SHIFT 12
 
 /* The capabilities beside the message are those of the slots, in the same order. */
 struct protocol_slot {
@@ -136,6 +143,13 @@ struct protocol_session {
 /* install: items are slots, with a capability for each; close: items are selectors, uint32_t. Neither has
  * a fixed part; nor have their replies, which have no items either. */
 
+/* Request of fetch, Linux: for a capability that cannot travel. Beside it: a pidfd of the process that sends
+ * it. Core puts the capability at `selector` of the session into that process, at descriptor `number`, in
+ * place of what is there; it is stopped for that. Nothing in the reply. */
+struct protocol_fetch {
+    uint32_t selector, number;
+};
+
 /* compare: no fixed part; items are pairs. Beside it: another session, which the second ones of the pairs
  * belong to; or nothing: all of them are of this one. The reply has an int32_t for each pair: 0 same object,
  * otherwise -1 or 1, a total order. */
@@ -167,8 +181,22 @@ enum protocol_restore_flags {
     PROTOCOL_NEW_ID = 1U << 1,
 };
 
-/* Request of restore, to a session of a twin that core has made; items: selectors that get another object,
- * uint32_t, with a capability for each. */
+enum protocol_policy {
+    PROTOCOL_PUT = 0, /* another object, whose capability is beside the message, in the order of the items */
+    PROTOCOL_KEEP_SLOT,
+    PROTOCOL_CLOSE_SLOT,
+    PROTOCOL_NULL_SLOT,
+    PROTOCOL_FAIL_SLOT,
+    PROTOCOL_POLICIES_END,
+};
+
+/* What is to become of one selector, as enum reseat_slot_policy. */
+struct protocol_choice {
+    uint32_t selector;
+    uint32_t policy; /* enum protocol_policy */
+};
+
+/* Request of restore, to a session of a twin that core has made; items: choices. */
 struct protocol_restore {
     uint32_t flags; /* enum protocol_restore_flags */
     uint32_t allow;

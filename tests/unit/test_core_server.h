@@ -27,7 +27,11 @@ static inline int core_start(void **state)
     snprintf(core_path, sizeof core_path, "%s/socket", core_directory);
     core_pid = fork();
     if (core_pid == 0) {
-        const struct core_options options = {.socket_path = core_path, .configuration_path = "/dev/null"};
+        char checkpoints[sizeof core_path + 16];
+        snprintf(checkpoints, sizeof checkpoints, "%s/checkpoints", core_directory);
+        const struct core_options options = {.socket_path = core_path,
+                                             .configuration_path = "/dev/null",
+                                             .checkpoint_directory = checkpoints};
         struct reseat_error *error = NULL;
         prctl(PR_SET_PDEATHSIG, SIGTERM);
         int r = core_run(&options, &error);
@@ -48,6 +52,9 @@ static inline int core_stop(void **state)
         kill(core_pid, SIGTERM);
         waitpid(core_pid, NULL, 0);
         core_pid = 0;
+        char checkpoints[sizeof core_path + 16];
+        snprintf(checkpoints, sizeof checkpoints, "%s/checkpoints", core_directory);
+        rmdir(checkpoints);
         rmdir(core_directory); /* with its socket gone, it is empty */
     }
     return 0;

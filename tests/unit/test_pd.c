@@ -338,16 +338,6 @@ static void installs_what_cannot_be_sent(void **state)
     struct reseat_pd *pd = open_pd(pid);
     struct reseat_error *error = NULL;
     take_picture(pid, &before);
-    if (core_pid > 0) { /* it would have to go through a socket to core */
-        assert_int_equal(reseat_pd_install(pd, ring, 20, 0, &error), -EINVAL);
-        assert_non_null(strstr(reseat_error_message(error), "io_uring"));
-        reseat_error_free(error);
-        close(ring);
-        close(cap);
-        reseat_pd_free(pd);
-        subject_stop(pid);
-        return;
-    }
     must(reseat_pd_install(pd, ring, 20, RESEAT_CLOEXEC, &error), error, "installing a ring");
     check_holds(pd, 20, ring);
     const struct reseat_pd_slot mixed[] = {{30, cap, 0},

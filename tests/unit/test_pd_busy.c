@@ -1,6 +1,7 @@
 /* install and close into processes that are at work: they open, spin, wait, are signalled, share their table
  * with another process, are under a filter, or die in the middle. What they see of it they check themselves.
  */
+#include "test_core_server.h"
 #include "test_object_subject.h"
 
 #include "reseat.h"
@@ -34,7 +35,7 @@ static struct reseat_pd *open_pd(pid_t pid)
 {
     struct reseat_pd *pd = NULL;
     struct reseat_error *error = NULL;
-    if (reseat_pd_open(pid, &pd, &error) < 0)
+    if (any_pd_open(pid, &pd, &error) < 0)
         fail_with_error("opening", error);
     return pd;
 }
@@ -493,7 +494,7 @@ static int run_all(const char *name)
         WITH_SHARED(what_a_sharer_is_opening_is_busy),  WITH_SHARED(what_a_sharer_opens_is_left_alone),
         WITH_SHARED(a_filter_is_suspended_or_refused),  WITH_SHARED(a_target_that_dies_is_gone),
     };
-    return cmocka_run_group_tests_name(name, tests, NULL, NULL);
+    return cmocka_run_group_tests_name(name, tests, core_start, core_stop);
 }
 
 int main(void)
