@@ -53,7 +53,9 @@ const struct cli_verb verb_close = {
         "or meets whatever it opens there next. Prints nothing, or with --json what was closed.\n"
         "\n"
         "Example: close what process 1234 has leaked at 7, 9 and 12\n"
-        "  $ reseat close 1234 7 9 12\n",
+        "  $ reseat close 1234 7 9 12\n"
+        "Example: close every deleted file that it holds\n"
+        "  $ reseat close 1234 $(reseat caps 1234 | awk '/ \\(deleted\\)$/ { print $1 }')\n",
     .options = options,
     .run = run,
 };
