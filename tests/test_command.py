@@ -31,7 +31,7 @@ def sleeper(context, **how):
     "restore a --wait -1", "restore a --wait 99999999999999999999", "restore a --slot 1", "restore a --slot =x",
     "restore a --slot x=/dev/null", "restore a --slot 1=", "restore a --slot 1=fd:x", "restore a --slot 1=fd:77",
     "restore a --slot 1=/dev/null --slot 1=/dev/null", "restore a --allow", "verify", "verify a x", "verify a 1 2", "drop",
-    "drop --twin x", "plan", "plan 1 2", "plan 0", "plan d --leave-running", "restore a --slot 1", "restore a --slot x=keep",
+    "drop --twin x", "plan", "plan 1 2", "plan 0", "plan d --leave-running", "plan 1 --slot 1", "plan 1 --slot 1=fd:x", "plan 1 --slot 1=keep --slot 1=null", "restore a --slot 1", "restore a --slot x=keep",
     "restore a --slot 1=keep --slot 1=close", "request", "request 1", "request 1 0", "request 1 0 true", "request 1 0 --",
     "request 1 -- true", "request x 0 -- true", "request 1 x -- true", "request 1 0 2 -- true", "request 1 0: -- true", "request 1 0:x -- true", "request 1 :1 -- true", "request 1 0:3 1:3 -- true", "request 1 0 --to x -- true",
     "request 1 0 --to -1 -- true", "install", "install 1", "install 1 x", "install x 1", "install 1 2 2", "install 1 2 --from x",

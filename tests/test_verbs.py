@@ -438,6 +438,24 @@ def test_plan_says_what_is_degraded_and_why(context):
     assert fates[10]["why"] in refused
 
 
+def test_plan_with_slots(context):
+    target = peculiar(context)
+
+    def plan(*slots, status=0):
+        return context.reseat("plan", target.pid, *(word for slot in slots for word in ("--slot", slot)), "--json", status=status)
+
+    fates = {row["selector"]: row for row in plan("10=null", "11=/dev/null", "0=close", "77=null").json["capabilities"]}
+    assert {fates[selector][kind]["fate"] for selector in (10, 11, 0) for kind in ("live", "cold")} == {"replaced"}
+    assert fates[1]["live"]["fate"] == "kept"
+    assert ", 1 replaced" in context.reseat("plan", target.pid, "--slot", "10=close").stdout
+    kept = plan("1=keep").json
+    assert kept["live"]["possible"] and not kept["cold"]["possible"] and "selector 1 " in kept["cold"]["why"].lower()
+    failing = plan("10=fail").json
+    assert not failing["live"]["possible"] and "degraded" in failing["live"]["why"]
+    assert plan("11=fail").json["live"]["possible"] and not plan("11=keep").json["live"]["possible"]
+    assert "selector 77" in plan("77=keep", status=1).stderr
+
+
 def test_plan_speaks_of_children(context):
     target = context.start(["sh", "-c", "sleep 1000; echo back"])
     context.until(lambda: open(f"/proc/{target.pid}/task/{target.pid}/children", encoding="utf-8").read(), "the child")

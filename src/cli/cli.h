@@ -94,9 +94,16 @@ bool parse_allow(const char *text, enum reseat_allow *ret_allow);
 int open_readily(const char *path);
 /* Whether descriptor `fd` was handed to us by whoever started us: what we open ourselves is close-on-exec. */
 bool was_inherited(int fd);
-/* Reads SEL=PATH, SEL=fd:N, SEL=keep, close, null or fail. *ret_is_ours: the descriptor was opened here.
- * Returns an exit status. */
-int slot_read(const struct cli *cli, const char *text, struct reseat_slot *ret_slot, bool *ret_is_ours);
+/* The --slot options of a command line. Owns the descriptors that were opened for it. */
+struct slot_list {
+    struct reseat_slot *items;
+    bool *is_ours; /* for each: opened here */
+    size_t count;
+};
+
+/* Adds SEL=PATH, SEL=fd:N, SEL=keep, close, null or fail. Returns an exit status. */
+int slot_list_add(const struct cli *cli, struct slot_list *list, const char *text);
+void slot_list_free(struct slot_list *list); /* cleanup function */
 
 /* The words of a verb that takes a PID and, behind it, selectors, each once. The array is to be freed in any
  * case. Returns an exit status. */

@@ -5,11 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { OPTION_LEAVE_RUNNING = 1 };
+enum { OPTION_LEAVE_RUNNING = 1, OPTION_SLOT };
 
 static const struct cli_option options[] = {
     {OPTION_LEAVE_RUNNING, "leave-running", NULL,
      "plan for `checkpoint --leave-running`: the process runs on,\nbeside a copy"},
+    {OPTION_SLOT, "slot", "SEL=WHAT", "plan for a restore with this option (`reseat restore --help`)"},
     {0},
 };
 
@@ -128,7 +129,7 @@ static void print_reasons(const struct reseat_plan *plan, bool live)
 static void print_restore(const struct reseat_plan *plan, bool live)
 {
     const char *blocked = live ? plan->live_blocked : plan->cold_blocked;
-    unsigned counts[RESEAT_LOST + 1] = {0};
+    unsigned counts[RESEAT_REPLACED + 1] = {0};
     printf("%s restore: ", live ? "live" : "cold");
     if (blocked)
         printf_harmless("not possible. %s", blocked);
@@ -136,8 +137,11 @@ static void print_restore(const struct reseat_plan *plan, bool live)
         return;
     for (size_t i = 0; i < plan->row_count; i++)
         counts[live ? plan->rows[i].live.fate : plan->rows[i].cold.fate]++;
-    printf("%s%u kept, %u recreated, %u degraded, %u lost\n", blocked ? "  otherwise: " : "",
+    printf("%s%u kept, %u recreated, %u degraded, %u lost", blocked ? "  otherwise: " : "",
            counts[RESEAT_KEPT], counts[RESEAT_RECREATED], counts[RESEAT_DEGRADED], counts[RESEAT_LOST]);
+    if (counts[RESEAT_REPLACED])
+        printf(", %u replaced", counts[RESEAT_REPLACED]);
+    printf("\n");
     print_reasons(plan, live);
 }
 
@@ -153,23 +157,58 @@ static void print_items(const struct reseat_plan *plan)
     }
 }
 
-static int run(const struct cli *cli, const struct cli_arguments *arguments)
+/* What the command line asks for. Owns the descriptors that it opened. */
+struct wish {
+    const char *word;
+    unsigned flags;
+    struct slot_list slots;
+};
+
+static void free_wish(struct wish *wish)
+{
+    slot_list_free(&wish->slots);
+}
+
+static int read_wish(const struct cli *cli, const struct cli_arguments *arguments, struct wish *wish)
 {
     if (arguments->word_count != 1)
         return usage_error(cli, "plan: give one PID, or one checkpoint directory");
-    const char *word = arguments->words[0];
-    _cleanup_(free_plan) struct reseat_plan *plan = NULL;
+    wish->word = arguments->words[0];
+    int status = CLI_DONE;
+    for (size_t i = 0; status == CLI_DONE && i < arguments->option_count; i++) {
+        if (arguments->options[i].option->id == OPTION_SLOT)
+            status = slot_list_add(cli, &wish->slots, arguments->options[i].value);
+        else
+            wish->flags |= RESEAT_PLAN_LEAVE_RUNNING;
+    }
+    return status;
+}
+
+static int make_plan(const struct cli *cli, const struct wish *wish, struct reseat_plan **ret_plan)
+{
     struct reseat_error *error = NULL;
-    unsigned flags = arguments->option_count ? RESEAT_PLAN_LEAVE_RUNNING : 0;
-    bool is_number = strspn(word, "0123456789") == strlen(word); /* ./12 is a directory */
+    bool is_number = strspn(wish->word, "0123456789") == strlen(wish->word); /* ./12 is a directory */
     pid_t pid;
-    if (is_number && !parse_pid(word, &pid))
-        return usage_error(cli, "plan: %s is not a PID", word);
-    if (!is_number && flags)
+    if (is_number && !parse_pid(wish->word, &pid))
+        return usage_error(cli, "plan: %s is not a PID", wish->word);
+    if (!is_number && wish->flags)
         return usage_error(cli, "plan: --leave-running is for a PID; a checkpoint has its form already");
-    int r = is_number ? reseat_plan(pid, flags, &plan, &error) : reseat_plan_restore(word, &plan, &error);
-    if (r < 0)
-        return failure(r, &error);
+    int r = is_number ? reseat_plan(pid, wish->flags, ret_plan, &error)
+                      : reseat_plan_restore(wish->word, ret_plan, &error);
+    if (r == 0)
+        r = reseat_plan_slots(*ret_plan, wish->slots.items, wish->slots.count, &error);
+    return r < 0 ? failure(r, &error) : CLI_DONE;
+}
+
+static int run(const struct cli *cli, const struct cli_arguments *arguments)
+{
+    _cleanup_(free_wish) struct wish wish = {0};
+    _cleanup_(free_plan) struct reseat_plan *plan = NULL;
+    int status = read_wish(cli, arguments, &wish);
+    if (status == CLI_DONE)
+        status = make_plan(cli, &wish, &plan);
+    if (status != CLI_DONE)
+        return status;
     if (cli->json) {
         print_json(plan);
     } else {
@@ -183,7 +222,7 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
 
 const struct cli_verb verb_plan = {
     .name = "plan",
-    .usage = "PID [--leave-running] | DIR",
+    .usage = "PID [--leave-running] | DIR [--slot SEL=WHAT]…",
     .summary = "say what a restore would bring back, and change nothing",
     .about =
         "One line for each capability: what a restore from the twin (LIVE) and one from the image alone "

@@ -43,33 +43,13 @@ static const uint64_t usual_wait_ns = 5 * 1000000000ULL;
 /* What the command line asks for. Owns the descriptors that it opened. */
 struct wishes {
     struct reseat_restore_options library;
-    struct reseat_slot *slots;
-    bool *is_ours; /* for each slot: opened by us */
-    size_t slot_count;
+    struct slot_list slots;
     bool attach;
 };
 
 static void free_wishes(struct wishes *wishes)
 {
-    for (size_t i = 0; i < wishes->slot_count; i++)
-        if (wishes->is_ours[i])
-            close(wishes->slots[i].fd);
-    free(wishes->slots);
-    free(wishes->is_ours);
-}
-
-/* Reads one --slot into the next slot. Returns an exit status. */
-static int add_slot(const struct cli *cli, struct wishes *wishes, const char *text)
-{
-    struct reseat_slot *slot = &wishes->slots[wishes->slot_count];
-    int status = slot_read(cli, text, slot, &wishes->is_ours[wishes->slot_count]);
-    if (status != CLI_DONE)
-        return status;
-    wishes->slot_count++;
-    for (size_t i = 0; i + 1 < wishes->slot_count; i++)
-        if (wishes->slots[i].selector == slot->selector)
-            return usage_error(cli, "restore: --slot is given twice for selector %u", slot->selector);
-    return CLI_DONE;
+    slot_list_free(&wishes->slots);
 }
 
 static int read_wishes(const struct cli *cli, const struct cli_arguments *arguments, struct wishes *wishes)
@@ -77,18 +57,12 @@ static int read_wishes(const struct cli *cli, const struct cli_arguments *argume
     struct reseat_restore_options *library = &wishes->library;
     *library =
         (struct reseat_restore_options){.wait_ns = usual_wait_ns, .note = note, .userdata = (void *)cli};
-    wishes->slots = calloc(arguments->option_count + 1, sizeof *wishes->slots);
-    wishes->is_ours = calloc(arguments->option_count + 1, sizeof *wishes->is_ours);
-    if (!wishes->slots || !wishes->is_ours) {
-        message("out of memory");
-        return CLI_FAILED;
-    }
     for (size_t i = 0; i < arguments->option_count; i++) {
         const char *value = arguments->options[i].value;
         int status = CLI_DONE;
         switch (arguments->options[i].option->id) {
         case OPTION_SLOT:
-            status = add_slot(cli, wishes, value);
+            status = slot_list_add(cli, &wishes->slots, value);
             break;
         case OPTION_KEEP:
             library->flags |= RESEAT_KEEP;
@@ -119,8 +93,8 @@ static int read_wishes(const struct cli *cli, const struct cli_arguments *argume
         if (status != CLI_DONE)
             return status;
     }
-    library->slots = wishes->slots;
-    library->slot_count = wishes->slot_count;
+    library->slots = wishes->slots.items;
+    library->slot_count = wishes->slots.count;
     return CLI_DONE;
 }
 

@@ -50,7 +50,8 @@ static bool read_policy(const char *text, enum reseat_slot_policy *ret_policy)
     return false;
 }
 
-int slot_read(const struct cli *cli, const char *text, struct reseat_slot *ret_slot, bool *ret_is_ours)
+/* *ret_is_ours: the descriptor was opened here. */
+static int read_slot(const struct cli *cli, const char *text, struct reseat_slot *ret_slot, bool *ret_is_ours)
 {
     const char *verb = cli->verb->name, *value = strchr(text, '=');
     struct reseat_slot slot = {.fd = -1, .policy = RESEAT_SLOT_PUT};
@@ -80,6 +81,40 @@ int slot_read(const struct cli *cli, const char *text, struct reseat_slot *ret_s
     *ret_slot = slot;
     *ret_is_ours = is_ours;
     return CLI_DONE;
+}
+
+int slot_list_add(const struct cli *cli, struct slot_list *list, const char *text)
+{
+    struct reseat_slot slot;
+    bool is_ours = false;
+    int status = read_slot(cli, text, &slot, &is_ours);
+    if (status != CLI_DONE)
+        return status;
+    struct reseat_slot *items = reallocarray(list->items, list->count + 1, sizeof *items);
+    bool *all_ours = reallocarray(list->is_ours, list->count + 1, sizeof *all_ours);
+    list->items = items ? items : list->items;
+    list->is_ours = all_ours ? all_ours : list->is_ours;
+    if (!items || !all_ours) {
+        message("out of memory");
+        return CLI_FAILED;
+    }
+    list->items[list->count] = slot;
+    list->is_ours[list->count++] = is_ours;
+    for (size_t i = 0; i + 1 < list->count; i++)
+        if (list->items[i].selector == slot.selector)
+            return usage_error(cli, "%s: --slot is given twice for selector %u", cli->verb->name,
+                               slot.selector);
+    return CLI_DONE;
+}
+
+void slot_list_free(struct slot_list *list)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (list->is_ours[i])
+            close(list->items[i].fd);
+    free(list->items);
+    free(list->is_ours);
+    *list = (struct slot_list){0};
 }
 
 int read_selectors(const struct cli *cli, const struct cli_arguments *arguments, pid_t *ret_pid,

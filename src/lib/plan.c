@@ -19,7 +19,7 @@
 
 const char *reseat_fate_name(enum reseat_fate fate)
 {
-    static const char *const names[] = {"kept", "recreated", "degraded", "lost"};
+    static const char *const names[] = {"kept", "recreated", "degraded", "lost", "replaced"};
     return (size_t)fate < COUNT_OF(names) ? names[fate] : "?";
 }
 

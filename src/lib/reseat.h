@@ -321,6 +321,7 @@ enum reseat_fate {
     RESEAT_RECREATED = 1, /* a new object with the same state */
     RESEAT_DEGRADED = 2,  /* less state; `why` says which */
     RESEAT_LOST = 3,      /* nothing can be put there */
+    RESEAT_REPLACED = 4,  /* something else goes there, or nothing, because that is asked for */
 };
 RESEAT_API const char *reseat_fate_name(enum reseat_fate fate); /* "kept", "recreated", … */
 
@@ -368,6 +369,10 @@ RESEAT_API int reseat_plan(pid_t pid, unsigned flags, struct reseat_plan **ret_p
 /* The same of a checkpoint that has been taken. */
 RESEAT_API int reseat_plan_restore(const char *dir, struct reseat_plan **ret_plan,
                                    struct reseat_error **ret_error);
+/* What the plan becomes if the restore is asked for these slots: rows are replaced, or a restore that a
+ * policy would refuse is not possible. -EBADF: a policy for a selector that is unused. */
+RESEAT_API int reseat_plan_slots(struct reseat_plan *plan, const struct reseat_slot *slots, size_t count,
+                                 struct reseat_error **ret_error);
 RESEAT_API void reseat_plan_free(struct reseat_plan *plan);
 
 /* ---- show ---- */

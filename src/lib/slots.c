@@ -3,7 +3,7 @@
  * there (a descriptor of the caller, /dev/null, nothing), that the restore is to be refused unless the very
  * object comes back (keep), or unless the object comes back whole (fail), whatever --allow permits elsewhere.
  */
-#include "lib-internal.h"
+#include "plan-internal.h"
 
 #include "native_pd/linux.h"
 #include "target/target.h"
@@ -116,6 +116,47 @@ void slots_judge(const struct reseat_slot *slots, size_t count, struct obstacles
         obstacles->items[kept++] = item;
     }
     obstacles->count = kept;
+}
+
+/* ---- in a plan ---- */
+
+static bool is_in_plan(void *userdata, unsigned selector)
+{
+    return plan_row(userdata, selector) != NULL;
+}
+
+/* What one kind of restore makes of a row that something is wished for; it may refuse the whole. */
+static int plan_slot(struct plan *plan, const struct reseat_slot *slot, struct reseat_prospect *prospect,
+                     const char **blocked)
+{
+    if (slot_is_replaced(slot)) {
+        *prospect = (struct reseat_prospect){.fate = RESEAT_REPLACED};
+        return 0;
+    }
+    enum reseat_fate worst = slot->policy == RESEAT_SLOT_KEEP ? RESEAT_KEPT : RESEAT_RECREATED;
+    if (*blocked || prospect->fate <= worst)
+        return 0;
+    *blocked = plan_text(plan, "Selector %u would be %s, which --slot %u=%s does not permit", slot->selector,
+                         reseat_fate_name(prospect->fate), slot->selector,
+                         slot->policy == RESEAT_SLOT_KEEP ? "keep" : "fail");
+    return *blocked ? 0 : -ENOMEM;
+}
+
+int reseat_plan_slots(struct reseat_plan *public, const struct reseat_slot *slots, size_t count,
+                      struct reseat_error **ret_error)
+{
+    struct plan *plan = (struct plan *)public;
+    int r = slots_check(slots, count, is_in_plan, plan, ret_error);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < count; i++) {
+        struct reseat_plan_row *row = plan_row(plan, slots[i].selector);
+        if (row)
+            r = plan_slot(plan, &slots[i], &row->live, &public->live_blocked);
+        if (row && r == 0)
+            r = plan_slot(plan, &slots[i], &row->cold, &public->cold_blocked);
+    }
+    return r < 0 ? error_errno(ret_error, r, "planning for process %d", public->pid) : 0;
 }
 
 /* ---- in the half-made process ---- */
