@@ -432,6 +432,23 @@ def test_proofs_that_prove_nothing(context):
         ask(core, target.pid, [pidfd, good])
 
 
+def test_another_instance_of_procfs(context):
+    """Core cannot see that what is called /proc/PID/mem there is what it should be."""
+    context.need_root()
+    core, target = Core(context), sleeper(context)
+
+    def client():
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(0x00020000) < 0 or libc.mount(None, b"/", None, 0x4000 | (1 << 18), None) < 0 or \
+                libc.mount(b"proc", b"/proc", b"proc", 0, None) < 0:
+            return  # not possible here
+        with refused(EPERM, "same instance of procfs"):
+            core.open(target.pid)
+
+    in_child(context, client)
+    assert list(core.open(target.pid).list()) == [0, 1, 2]
+
+
 def test_kernel_decides_for_an_ordinary_user(context):
     """Core is root, the client is not: its own processes it gets, others it does not."""
     context.need_root()
@@ -656,6 +673,46 @@ def test_workers_go_with_core(context):
     with refused(32):
         list(session.list())
     assert target.alive
+
+
+# ---- workers ----
+
+
+@timeout(60)
+def test_worker_that_does_not_come_back(context):
+    """It is ended after its time, its session answered and closed; nobody else waits."""
+    core, target = Core(context), sleeper(context)
+    bad, good = core.open(target.pid), core.open(target.pid)
+    core.wait_for_sessions(2)  # and for the workers to be idle
+    stopped = core.workers()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    bad.socket.send(good_head(pd.LIST, 5) + struct.pack("<II", 0, 10))
+    others = [core.connect() for _ in stopped[1:]]
+    for other in others:  # so that each of the stopped ones has something to do
+        other.socket.send(good_head(pd.OPEN) + bytes(16))
+    time.sleep(0.1)
+    assert max(delay_of(good) for _ in range(50)) < 1
+    bad.socket.settimeout(30)
+    head = pd.HEAD.unpack_from(bad.socket.recv(4096))
+    assert head[2] == 5 and head[3] == -ETIMEDOUT and bad.socket.recv(10) == b"", head
+    context.until(lambda: not any(pid in core.workers() for pid in stopped[:1]), "it to be gone")
+    assert list(good.list()) == [0, 1, 2]
+
+
+def test_worker_that_dies(context):
+    core, target = Core(context), sleeper(context)
+    bad, good = core.open(target.pid), core.open(target.pid)
+    core.wait_for_sessions(2)  # and for the workers to be idle
+    for pid in core.workers():
+        os.kill(pid, signal.SIGSTOP)
+    bad.socket.send(good_head(pd.LIST, 5) + struct.pack("<II", 0, 10))
+    time.sleep(0.1)
+    for pid in core.workers():
+        os.kill(pid, signal.SIGKILL)
+    head = pd.HEAD.unpack_from(bad.socket.recv(4096))
+    assert head[2] == 5 and head[3] == -EIO and bad.socket.recv(10) == b"", head
+    assert list(good.list()) == [0, 1, 2]
 
 
 # ---- bad clients ----
