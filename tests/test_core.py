@@ -683,7 +683,8 @@ def test_worker_that_does_not_come_back(context):
     """It is ended after its time, its session answered and closed; nobody else waits."""
     core, target = Core(context), sleeper(context)
     bad, good = core.open(target.pid), core.open(target.pid)
-    core.wait_for_sessions(2)  # and for the workers to be idle
+    core.wait_for_sessions(2)
+    time.sleep(0.3)  # and for the workers to be idle
     stopped = core.workers()
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -703,7 +704,8 @@ def test_worker_that_does_not_come_back(context):
 def test_worker_that_dies(context):
     core, target = Core(context), sleeper(context)
     bad, good = core.open(target.pid), core.open(target.pid)
-    core.wait_for_sessions(2)  # and for the workers to be idle
+    core.wait_for_sessions(2)
+    time.sleep(0.3)  # and for the workers to be idle
     for pid in core.workers():
         os.kill(pid, signal.SIGSTOP)
     bad.socket.send(good_head(pd.LIST, 5) + struct.pack("<II", 0, 10))
