@@ -29,6 +29,12 @@ unsigned native_pd_rights_of(int status_flags);
 struct program;
 struct target_thread;
 
+/* Begins a part of the scratch pages below which there is room for the frame of a signal handler, if one
+ * could run: the program's, for our report signal, with the stack pointer in the middle of our program, if we
+ * die there. */
+void native_pd_begin_part(struct target *target);
+#define NATIVE_PD_HANDLER_BYTES (16 * 1024)
+
 /* One capability on its way. */
 struct parcel {
     const struct native_slot *slot;

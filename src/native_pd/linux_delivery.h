@@ -33,6 +33,10 @@ struct delivery {
     uint64_t undone_sp;                    /* at the report behind the undoing */
     uint64_t undo_address;                 /* where undoing begins, as far as we have come */
 
+    size_t pair_end; /* of `pair` on the scratch pages */
+    size_t areas[3]; /* two areas of the scratch pages for programs, and their end */
+    int area;        /* the one that the leader stands in, which must not be touched */
+
     int ends[2];            /* as the target numbers them: it receives at the first, we send at the second */
     int socket;             /* where it receives in the end */
     int ours;               /* the second, as ours */
@@ -79,6 +83,9 @@ void copying_add(struct copying *copying, uint64_t address);
 /* `times`: so many times the whole array, one behind the other. */
 void delivery_add_copying(struct program *program, const struct delivery *delivery, const char *what,
                           const struct copying *copying, uint64_t source, size_t times);
+/* Begins a part in the area that the leader does not stand in; and how much room there is. */
+void delivery_begin_area(struct delivery *delivery);
+size_t delivery_room(const struct delivery *delivery);
 /* Writes the part, runs a program up to its report, and fetches the part. */
 int delivery_run(struct delivery *delivery, const struct program *program, struct reseat_error **ret_error);
 /* What a round of so many takes at most on the scratch pages. */

@@ -102,6 +102,11 @@ static int build_first(struct helper *helper, uint64_t *ret_stack, struct reseat
     if (r < 0)
         return r;
     *ret_stack = program_birth(program);
+    /* A traced process stops at the report even though it ignores it. */
+    static const uint64_t ignore[4] = {(uint64_t)(uintptr_t)SIG_IGN};
+    program_call(program, "ignoring a signal in the helper", SYS_rt_sigaction,
+                 (uint64_t)target->report_signal, scratch_copy(&target->scratch, ignore, sizeof ignore), 0,
+                 sizeof(uint64_t));
     program_call(program, "making a thread in the helper", SYS_clone3,
                  clone_arguments(&target->scratch, SECOND_FLAGS, stack), sizeof(struct clone_args));
     program_call(program, "giving the helper a table of its own", SYS_close_range, 0, ~0U,
@@ -161,6 +166,7 @@ static int run_leader(struct helper *helper, struct reseat_error **ret_error)
 {
     struct target *target = helper->target;
     unsigned options = target->more_options;
+    native_pd_begin_part(target);
     int r = build_leader(helper, ret_error);
     if (r == 0)
         r = target_flush_scratch(target, ret_error);
@@ -356,7 +362,7 @@ static int use_helper(struct helper *helper, struct reseat_error **ret_error)
     if (r < 0)
         put_back(helper);
     end_helper(helper);
-    scratch_begin_part(&helper->target->scratch);
+    native_pd_begin_part(helper->target);
     int finished = helper->is_started ? finish(helper, r < 0, r == 0 ? ret_error : NULL) : 0;
     return r < 0 ? r : finished;
 }
@@ -365,7 +371,6 @@ int native_pd_deliver_by_helper(struct target *target, const struct native_slot 
                                 struct reseat_error **ret_error)
 {
     struct helper helper = {.target = target, .count = count, .listener = -EBADF};
-    size_t first = target->scratch.first;
     helper.process = TARGET_NONE;
     helper.wishes = calloc(count, sizeof *helper.wishes);
     for (size_t i = 0; helper.wishes && i < count; i++)
@@ -374,7 +379,6 @@ int native_pd_deliver_by_helper(struct target *target, const struct native_slot 
                           : error_errno(ret_error, -ENOMEM, "installing %zu capabilities", count);
     if (r == 0)
         r = use_helper(&helper, ret_error);
-    target->scratch.used = target->scratch.first = first;
     for (size_t i = 0; helper.wishes && i < count; i++)
         base_close(&helper.wishes[i].former);
     free(helper.wishes);

@@ -222,6 +222,7 @@ static int build_close(struct target *target, struct program *program, const sel
                        struct numbers *numbers, struct reseat_error **ret_error)
 {
     size_t runs = numbers_count_runs(numbers);
+    native_pd_begin_part(target);
     int r =
         program_begin(program, &target->scratch, numbers->count + runs + 4, PROGRAM_RETURN_BYTES, ret_error);
     if (r < 0)

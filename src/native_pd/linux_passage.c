@@ -1,10 +1,11 @@
 /* The steps of a delivery (linux_stopped.c says what they are for): programs that the target's leader runs.
  *
- * Two rules make it safe to die between any two of them. Behind each report stands a jump to where everything
- * so far is undone. And the undoing closes only numbers that are ours at that very moment, for when we die
- * the other threads run on at once, and a number that we have closed may be theirs a moment later. So its
- * calls have no number (-1) until the kernel or an earlier call has written it there, and what is closed on
- * the way is taken back from them by the same program (disarm()).
+ * Three rules make it safe to die between any two of them. Behind each report stands a jump to where
+ * everything so far is undone. What the leader stands on is not written to: programs go to two areas in turn.
+ * And the undoing closes only numbers that are ours at that very moment, for when we die the other threads
+ * run on at once, and a number that we have closed may be theirs a moment later. So its calls have no number
+ * (-1) until the kernel or an earlier call has written it there, and what is closed on the way is taken back
+ * from them by the same program (disarm()).
  *
  * Numbers are handed on inside by process_vm_readv(2) of oneself, which copies what the kernel has written in
  * one place (the array of int in a control message) to many others (arguments of calls). */
@@ -18,14 +19,16 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-/* Of the pair, of the way back with 16 KiB of extended state, and of rests of pages. */
-#define BASE_BYTES (32 * 1024)
+/* Of the pair, of the way back with 16 KiB of extended state, and of rests of pages, for three attempts. */
+#define BASE_BYTES      (3 * (24 * 1024 + NATIVE_PD_HANDLER_BYTES))
+#define AREA_BASE_BYTES 4096
 
-/* A reservation or plug and its undoing, or a call of the commit; and a round. */
+/* What undoes a reservation or plug; and twice the largest program: a round, or a call for each number. */
 size_t native_pd_scratch_bytes(size_t count)
 {
-    size_t numbers = count + native_pd_most_plugs(count);
-    return BASE_BYTES + 2 * numbers * sizeof(struct program_call) + delivery_round_bytes(count);
+    size_t calls = (count + native_pd_most_plugs(count)) * sizeof(struct program_call);
+    size_t round = delivery_round_bytes(count), area = round > calls ? round : calls;
+    return BASE_BYTES + calls + 2 * (area + AREA_BASE_BYTES + NATIVE_PD_HANDLER_BYTES);
 }
 
 /* ---- pieces of programs ---- */
@@ -123,6 +126,9 @@ void delivery_add_copying(struct program *program, const struct delivery *delive
 int delivery_run(struct delivery *delivery, const struct program *program, struct reseat_error **ret_error)
 {
     struct target *target = delivery->target;
+    if (delivery->areas[2] && target->scratch.used > delivery->areas[delivery->area + 1])
+        return error_set(ret_error, -ENOSPC, "%zu capabilities do not fit on the scratch pages",
+                         delivery->count);
     int r = target_flush_scratch(target, ret_error);
     if (r == 0)
         r = program_start(target, &target->threads[0], program, ret_error);
@@ -137,6 +143,20 @@ static int fetch(struct delivery *delivery, struct program *program, struct rese
     int r = target_read(delivery->target, program->address, program->calls,
                         program->count * sizeof *program->calls);
     return r < 0 ? error_errno(ret_error, r, "reading results from process %d", delivery->target->pid) : 0;
+}
+
+static size_t handler_bytes(const struct target *target)
+{
+    bool dies_with_us = target->more_options & PTRACE_O_EXITKILL;
+    return target->report_is_caught && !dies_with_us ? NATIVE_PD_HANDLER_BYTES : 0;
+}
+
+void native_pd_begin_part(struct target *target)
+{
+    size_t room = handler_bytes(target);
+    if (room)
+        scratch_take(&target->scratch, room, 16, NULL);
+    scratch_begin_part(&target->scratch);
 }
 
 int native_pd_add_way_back(struct program *program, struct target_thread *thread,
@@ -189,9 +209,11 @@ int delivery_make_pair(struct delivery *delivery, struct reseat_error **ret_erro
 {
     struct target *target = delivery->target;
     uint64_t ends = 0;
+    native_pd_begin_part(target);
     int r = build_pair(delivery, &ends, ret_error);
     if (r == 0)
         r = delivery_run(delivery, &delivery->pair, ret_error);
+    delivery->pair_end = target->scratch.used;
     if (r < 0)
         return r;
     delivery->undo_address = delivery->unmake_address;
@@ -268,8 +290,25 @@ int delivery_prepare(struct delivery *delivery, struct reseat_error **ret_error)
                       delivery->count);
     if (r == 0)
         r = target_flush_scratch(target, ret_error);
-    scratch_begin_part(&target->scratch);
+    struct scratch *scratch = &target->scratch;
+    size_t start = (scratch->used + 63) & ~(size_t)63, half = (scratch->mirror_length - start) / 2;
+    delivery->areas[0] = start;
+    delivery->areas[1] = start + (half & ~(size_t)63);
+    delivery->areas[2] = scratch->mirror_length;
     return r;
+}
+
+void delivery_begin_area(struct delivery *delivery)
+{
+    struct scratch *scratch = &delivery->target->scratch;
+    delivery->area ^= 1;
+    scratch->used = delivery->areas[delivery->area];
+    native_pd_begin_part(delivery->target);
+}
+
+size_t delivery_room(const struct delivery *delivery)
+{
+    return delivery->areas[delivery->area + 1] - delivery->target->scratch.used;
 }
 
 /* ---- before anything is received ---- */
@@ -354,6 +393,7 @@ int delivery_reserve(struct delivery *delivery, struct reseat_error **ret_error)
 {
     _cleanup_(program_end) struct program program = {0};
     bool moves_socket = find_free(delivery, delivery->ends[0]) != SIZE_MAX;
+    delivery_begin_area(delivery);
     int r = program_begin(&program, &delivery->target->scratch, delivery->free_count + 12, 0, ret_error);
     if (r < 0)
         return r;
@@ -385,6 +425,7 @@ int delivery_plug(struct delivery *delivery, struct reseat_error **ret_error)
     _cleanup_(program_end) struct program program = {0};
     bool moves_socket = find_free(delivery, delivery->ends[0]) != SIZE_MAX;
     int highest = (int)delivery->parcels[delivery->free_count - 1].slot->selector, r;
+    delivery_begin_area(delivery);
     r = program_begin(&program, &delivery->target->scratch, delivery->plugs.count + 12, 0, ret_error);
     if (r < 0)
         return r;

@@ -43,8 +43,7 @@ size_t delivery_round_bytes(size_t count)
 /* How many fit into a round on the pages that are left. */
 static size_t round_size(const struct delivery *delivery, size_t count)
 {
-    const struct scratch *scratch = &delivery->target->scratch;
-    size_t room = scratch->mirror_length - scratch->used;
+    size_t room = delivery_room(delivery);
     size_t fits = room > ROUND_BASE_BYTES ? (room - ROUND_BASE_BYTES) / CAP_BYTES : 0;
     size_t most = fits < ROUND_CAPS_MAX ? fits : ROUND_CAPS_MAX;
     return count < most ? count : most;
@@ -224,7 +223,7 @@ int delivery_fill(struct delivery *delivery, size_t first, size_t count, size_t 
     struct round round = {.delivery = delivery,
                           .first = first,
                           .moves = first < delivery->free_count && !delivery->must_land};
-    delivery->target->scratch.used = delivery->target->scratch.first;
+    delivery_begin_area(delivery);
     int r = build_round(&round, round_size(delivery, count), ret_error);
     if (r == 0)
         r = delivery_run(delivery, &round.program, ret_error);
@@ -274,7 +273,7 @@ int delivery_replace(struct delivery *delivery, struct reseat_error **ret_error)
 {
     _cleanup_(program_end) struct program program = {0};
     struct numbers received = {0};
-    delivery->target->scratch.used = delivery->target->scratch.first;
+    delivery_begin_area(delivery);
     int r = received_numbers(delivery, &received);
     if (r < 0)
         r = error_errno(ret_error, r, "making room for numbers");
@@ -322,7 +321,7 @@ int delivery_tidy(struct delivery *delivery, struct reseat_error **ret_error)
         return error_errno(ret_error, r, "making room for numbers");
     for (size_t i = 0; i < delivery->free_count; i++)
         flags += needs_flag(delivery, i);
-    delivery->target->scratch.used = delivery->target->scratch.first;
+    delivery_begin_area(delivery);
     r = program_begin(&program, &delivery->target->scratch,
                       numbers_count_runs(&delivery->passing) + flags + 6, 0, ret_error);
     if (r < 0)

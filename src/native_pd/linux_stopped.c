@@ -162,7 +162,6 @@ static int try_delivery(struct target *target, const struct native_slot *slots, 
                         struct reseat_error **ret_error)
 {
     _cleanup_(delivery_end) struct delivery delivery = {.target = target, .ours = -EBADF};
-    size_t first = target->scratch.first;
     int r = part_parcels(&delivery, slots, count, suppose, ret_error);
     if (r == 0 && used && suppose && delivery.free_count >= MANY)
         r = choose_plugs(&delivery, used, used_count);
@@ -170,7 +169,8 @@ static int try_delivery(struct target *target, const struct native_slot *slots, 
         delivery.plugs.count = 0;
     if (r == 0)
         r = deliver(&delivery, ret_error);
-    target->scratch.used = target->scratch.first = first;
+    if (delivery.pair_end) /* the leader stands there, and what comes next must not be written over it */
+        target->scratch.used = target->scratch.first = delivery.pair_end;
     *ret_is_refused = delivery.is_refused;
     return r;
 }
@@ -180,11 +180,13 @@ int native_pd_deliver(struct target *target, const struct native_slot *slots, si
 {
     _cleanup_error_ struct reseat_error *error = NULL;
     bool is_refused = false;
+    size_t first = target->scratch.first;
     int r = try_delivery(target, slots, count, used, used_count, count >= MANY, &is_refused, &error);
     if (r == -EAGAIN)
         r = try_delivery(target, slots, count, NULL, 0, false, &is_refused, &error);
     if (r == -EMFILE || is_refused)
         r = native_pd_deliver_by_helper(target, slots, count, &error);
+    target->scratch.used = target->scratch.first = first;
     if (r < 0 && ret_error) {
         base_error_free(ret_error);
         *ret_error = TAKE_PTR(error);

@@ -54,6 +54,7 @@ static const struct name changing[] = {
     {SYS_kill, "kill"},
     {SYS_tgkill, "tgkill"},
     {SYS_pidfd_send_signal, "pidfd_send_signal"},
+    {SYS_sendmsg, "sendmsg"},
     {SYS_mkdirat, "mkdirat"},
     {SYS_rename, "rename"},
     {SYS_renameat, "renameat"},
