@@ -4,7 +4,7 @@ RESEAT_SOAK_OPERATIONS=100000 for the long one, RESEAT_SOAK_SEED for another cou
 import os
 
 from reseat_test import timeout
-from test_core import Core
+from reseat_test.core import Core
 
 OPERATIONS = int(os.environ.get("RESEAT_SOAK_OPERATIONS", "3000"))
 SEED = os.environ.get("RESEAT_SOAK_SEED", "1")

@@ -134,7 +134,8 @@ static void a_session_is_narrowed_and_passed_on(void **state)
          "taking over");
     reseat_pd_free(narrowed);
     assert_int_equal(reseat_pd_pid(adopted), pid);
-    must(reseat_pd_list(adopted, 0, selectors, COUNT_OF(selectors), &count, &next, &error), &error, "listing");
+    must(reseat_pd_list(adopted, 0, selectors, COUNT_OF(selectors), &count, &next, &error), &error,
+         "listing");
     assert_int_equal(count, 2);
     assert_int_equal(selectors[0], 1);
     assert_int_equal(next, RESEAT_SELECTOR_END);
