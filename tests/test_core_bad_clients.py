@@ -13,7 +13,8 @@ from pathlib import Path
 
 from reseat_test import Failure, Skip, timeout
 from reseat_test.core import (ALL, EBADMSG, EDQUOT, EINVAL, EIO, EMSGSIZE, EOPNOTSUPP, EPROTONOSUPPORT, ESRCH,
-                              ETIMEDOUT, Core, delay_of, good_head, is_closed, maps, pd, refused, sleeper, table)
+                              ETIMEDOUT, NOBODY, Core, delay_of, good_head, in_child, is_closed, maps, pd, refused,
+                              sleeper, table)
 
 # ---- workers ----
 
@@ -226,6 +227,27 @@ def test_too_many_connections(context):
     for connection in connections:
         connection.socket.close()
     context.until(lambda: not refuses(core, target.pid), "room again")
+
+
+@timeout(60)
+def test_what_one_user_uses_up_others_have(context):
+    context.need_root()
+    core, target = Core(context, configuration="connections 40\nsessions 50\nworkers 4"), sleeper(context)
+    users = sleeper(context, user="nobody")
+    good = core.open(target.pid)
+
+    def client():
+        session = core.open(users.pid)
+        many = [session.narrow(ALL) for _ in range(49)]
+        connections = [core.connect() for _ in range(60)]
+        for one in many:  # parts that never come: each holds a worker for 2 s
+            one.socket.send(good_head(pd.CLOSE, flags=1, count=1) + struct.pack("<I", 0))
+        for other in connections[:30]:
+            other.socket.send(good_head(pd.OPEN) + bytes(16))
+        assert max(delay_of(good) for _ in range(200)) < 1
+
+    in_child(context, client, NOBODY)
+    assert list(core.open(target.pid).list()) == [0, 1, 2] and list(good.list()) == [0, 1, 2]
 
 
 def refuses(core, pid):

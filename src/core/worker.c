@@ -320,11 +320,21 @@ static void handle_message(struct work *work)
 
 /* ---- jobs ---- */
 
+/* Closed with something unread, the client would be told of a reset before it reads the answer to what it
+ * said first. */
+static void drain(struct work *work)
+{
+    while (packet_receive(work->socket, &work->packet, MSG_DONTWAIT) > 0)
+        packet_end(&work->packet);
+}
+
 static void run_job(struct work *work)
 {
     work->is_closed = work->must_close = work->came_in_parts = false;
     work->request = (struct protocol_view){0};
-    if (!work->job.is_discarded)
+    if (work->job.is_discarded)
+        drain(work);
+    else
         handle_message(work);
     /* Of a discarded one, this is the last descriptor: what is queued there goes with it. */
     base_close(&work->socket);
