@@ -114,13 +114,16 @@ pid_t capture_target(const struct object_capture *capture)
 
 bool capture_is_first_of_inode(const struct object_capture *capture)
 {
-    const struct snapshot_object *rows = capture->snapshot->objects, *own = &rows[capture->row];
-    const char *blobs = (const char *)capture->snapshot->blobs;
-    for (size_t i = 0; i < capture->row; i++)
-        if (rows[i].inode == own->inode && rows[i].device_major == own->device_major &&
-            rows[i].device_minor == own->device_minor &&
-            (S_ISREG(own->mode) || strcmp(blobs + rows[i].kind_offset, blobs + own->kind_offset) == 0))
+    struct object_view own = view_of(capture->snapshot, capture->row + 1);
+    for (object_id_t id = 1; id <= capture->row; id++) {
+        const struct snapshot_object *row = &capture->snapshot->objects[id - 1];
+        if (row->inode != own.row->inode || row->device_major != own.row->device_major ||
+            row->device_minor != own.row->device_minor || row->mode != own.row->mode)
+            continue;
+        struct object_view other = view_of(capture->snapshot, id);
+        if (view_is_usable(&other) && other.kind->durable == own.kind->durable)
             return false;
+    }
     return true;
 }
 
@@ -242,6 +245,15 @@ object_id_t capture_find_watched(const struct object_capture *capture, selector_
     return 0;
 }
 
+/* A process that runs closes and opens while an outline is drawn. */
+static int note_gone(struct object_capture *capture, const char *what)
+{
+    if (!capture->without_content)
+        return capture_lost(capture, "%s", what);
+    capture->snapshot->objects[capture->row].flags = SNAPSHOT_OBJECT_GONE;
+    return 0;
+}
+
 /* ---- one object ---- */
 
 static int finish_object(struct object_capture *capture)
@@ -283,7 +295,7 @@ static int capture_seen(struct object_capture *capture, struct reseat_error **re
     if (r < 0)
         return r;
     if (!is_same_kind)
-        r = capture_lost(capture, "the selector held something else a moment later");
+        r = note_gone(capture, "the selector held something else a moment later");
     else if (!kind->durable)
         r = capture_lost(capture, "objects of the kind \"%s\" cannot be made anew", kind->name);
     else
@@ -315,7 +327,7 @@ static int capture_object(struct capturing *all, size_t index, struct reseat_err
     if (r < 0)
         return r;
     if (cap == NATIVE_CAP_INVALID)
-        return capture_lost(&capture, "the selector was closed a moment later");
+        return note_gone(&capture, "the selector was closed a moment later");
     capture.cap = cap;
     r = capture_seen(&capture, ret_error);
     if (r < 0 && ret_error && !*ret_error)

@@ -37,7 +37,7 @@ int capture_lost(struct object_capture *capture, const char *format, ...) _print
  * For descriptors in flight. */
 int capture_reference(struct object_capture *capture, native_cap_t cap, object_id_t *ret_object,
                       struct reseat_error **ret_error);
-/* Whether no object before this one, of the same kind or a file, too, has the same inode. */
+/* Whether no object before this one that is made the same way has the same inode. */
 /* The object behind entry `occurrence` of number `selector` in the interest set that is being captured; 0:
  * nobody inside holds it. */
 object_id_t capture_find_watched(const struct object_capture *capture, selector_t selector,
@@ -71,8 +71,10 @@ view_selector(const struct object_view *view); /* the first that holds it, or NA
 /* Every state of a snapshot: -EBADMSG. */
 int object_check(const struct snapshot *snapshot, struct reseat_error **ret_error);
 bool object_is_unwanted(const struct object_options *options, object_id_t object);
-/* The next object after `after` (0: the first) with the same inode, and the same kind unless they are files;
- * 0: none. */
+/* Whether its state was checked and may be read: it has a kind that can make it, and is not lost. */
+bool view_is_usable(const struct object_view *view);
+/* The next usable object after `after` (0: the first) with the same inode that is made the same way; 0: none.
+ */
 object_id_t view_next_of_inode(const struct object_view *view, object_id_t after);
 
 /* ---- recreate ---- */

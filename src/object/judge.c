@@ -74,7 +74,8 @@ static int judge_objects(const struct snapshot *snapshot, const struct object_op
         struct object_verdict *verdict = &verdicts[id];
         verdict->object = id;
         verdict->fate = is_given(options, id) ? OBJECT_KEPT : OBJECT_RECREATED;
-        if (verdict->fate == OBJECT_KEPT || object_is_unwanted(options, id))
+        bool is_gone = view.row->flags & SNAPSHOT_OBJECT_GONE;
+        if (verdict->fate == OBJECT_KEPT || is_gone || object_is_unwanted(options, id))
             continue;
         int r = judge_object(&view, options, &verdict->fate, &verdict->sentence);
         if (r < 0)

@@ -57,16 +57,22 @@ bool view_has(const struct object_view *view, uint64_t offset, uint64_t length)
     return offset <= view->length && length <= view->length - offset;
 }
 
+bool view_is_usable(const struct object_view *view)
+{
+    return view->kind && view->kind->durable &&
+           !(view->row->flags & (SNAPSHOT_OBJECT_LOST | SNAPSHOT_OBJECT_GONE));
+}
+
 object_id_t view_next_of_inode(const struct object_view *view, object_id_t after)
 {
-    const struct snapshot *snapshot = view->snapshot;
-    for (object_id_t i = after; i < snapshot->objects_count; i++) {
-        const struct snapshot_object *row = &snapshot->objects[i];
-        if (row->inode == view->row->inode && row->device_major == view->row->device_major &&
-            row->device_minor == view->row->device_minor && row->mode == view->row->mode &&
-            (S_ISREG(row->mode) ||
-             strcmp((const char *)snapshot->blobs + row->kind_offset, view_kind_name(view)) == 0))
-            return row->id;
+    for (object_id_t id = after + 1; id <= view->snapshot->objects_count; id++) {
+        const struct snapshot_object *row = &view->snapshot->objects[id - 1];
+        if (row->inode != view->row->inode || row->device_major != view->row->device_major ||
+            row->device_minor != view->row->device_minor || row->mode != view->row->mode)
+            continue;
+        struct object_view other = view_of(view->snapshot, id);
+        if (view_is_usable(&other) && other.kind->durable == view->kind->durable)
+            return id;
     }
     return 0;
 }
@@ -85,7 +91,7 @@ int object_check(const struct snapshot *snapshot, struct reseat_error **ret_erro
 {
     for (size_t i = 0; i < snapshot->objects_count; i++) {
         struct object_view view = view_of(snapshot, (object_id_t)i + 1);
-        if (!view.kind || !view.kind->durable || (view.row->flags & SNAPSHOT_OBJECT_LOST))
+        if (!view_is_usable(&view))
             continue; /* nobody will look into the state */
         if (view.length < view.kind->durable->state_bytes)
             return view_bad(&view, ret_error, "a state of %zu bytes, %zu are needed", view.length,

@@ -241,6 +241,13 @@ static void change(struct snapshot *snapshot, const struct snapshot *good)
             uint64_t most = below(3) ? 128 : was->state_length; /* the beginning is what is interesting */
             change_bytes(snapshot->blobs + was->state_offset,
                          was->state_length < most ? was->state_length : most);
+        } else if (below(2) > 0) { /* a relative of another object */
+            const struct snapshot_object *other = &good->objects[below(good->objects_count)];
+            row->inode = other->inode;
+            row->device_major = other->device_major;
+            row->device_minor = other->device_minor;
+            row->mode = other->mode;
+            row->flags = below(3) == 0 ? SNAPSHOT_OBJECT_LOST : row->flags;
         } else if (below(3) > 0) {
             row->kind_offset = good->objects[below(good->objects_count)].kind_offset;
         } else {

@@ -388,7 +388,7 @@ const struct subject subjects[] = {
     {"record-lock-never-lost", never_lose_record_lock, want_record_lock,
      .skip = "copy,keep: between the end of one process and the restore of its copy nobody holds it",
      .refused = "cold: has it, too"},
-    {"record-locks", record_locks, ask_for_ranges, .refused = "cold: has it, too; cold: has it, too"},
+    {"record-locks", record_locks, ask_for_ranges, .refused = "cold: has it, too"},
     {"lease", lease},
     {"told-of-input", told_of_input},
     {"one-thread-is-told", one_thread_is_told_of_input},

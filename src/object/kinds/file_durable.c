@@ -1,11 +1,11 @@
 /* What has a path, in a durable image: files, directories and O_PATH capabilities are opened again by their
  * path, after a look through O_PATH whether that is still what it was; character devices without a state of
- * their own by their number. What was deleted carries its content and is made again, without a name.
+ * their own by their number. What was deleted carries its content and is made again: file_deleted.c.
  *
  * The path is resolved without symbolic links (openat2(2), Linux 5.6): the kernel gave it without any, so one
  * that is there now has been put there since. Files of the process itself below /proc are opened from inside
  * the restored process (`reopens`). */
-#include "object/durable.h"
+#include "object/kinds/file_durable.h"
 #include "object/kinds.h"
 
 #include <errno.h>
@@ -14,25 +14,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-
-enum file_flags {
-    FILE_DELETED = 1 << 0,
-    FILE_HAS_CONTENT = 1 << 1,
-    FILE_OWN_PROC = 1 << 2, /* the path is relative to /proc/PID of the process itself */
-};
-
-struct file_state {
-    uint64_t size;
-    int64_t offset; /* -1: cannot be positioned */
-    int64_t modified_ns;
-    uint32_t flags;
-    uint32_t uid, gid;
-    uint32_t special_major, special_minor;
-    uint32_t path_length; /* of the text behind this, with its NUL */
-    uint32_t lock_count;  /* struct lock_state, behind the text at a multiple of 8 */
-    uint32_t reserved;
-    /* then, with FILE_HAS_CONTENT, a struct content_header */
-};
 
 #define ALIGN_8(number) (((number) + 7) & ~(size_t)7)
 /* What open(2) is given again. */
@@ -137,14 +118,14 @@ static int capture_file(struct object_capture *capture, struct reseat_error **re
 
 /* ---- check ---- */
 
-static struct file_state state_of(const struct object_view *view)
+struct file_state file_state_of(const struct object_view *view)
 {
     struct file_state state;
     view_read(view, &state, sizeof state);
     return state;
 }
 
-static const char *path_of(const struct object_view *view)
+const char *file_path_of(const struct object_view *view)
 {
     return (const char *)view->state + sizeof(struct file_state);
 }
@@ -154,7 +135,7 @@ static size_t locks_offset(const struct file_state *state)
     return ALIGN_8(sizeof *state + state->path_length);
 }
 
-static size_t content_offset(const struct file_state *state)
+size_t file_content_offset(const struct file_state *state)
 {
     return locks_offset(state) + state->lock_count * sizeof(struct lock_state);
 }
@@ -169,8 +150,8 @@ static bool has_parent_steps(const char *path)
 
 static int check_file(const struct object_view *view, struct reseat_error **ret_error)
 {
-    struct file_state state = state_of(view);
-    const char *path = path_of(view);
+    struct file_state state = file_state_of(view);
+    const char *path = file_path_of(view);
     if (state.path_length == 0 || state.path_length > 4096 ||
         !view_has(view, sizeof state, state.path_length) || path[state.path_length - 1] != '\0' ||
         strlen(path) != state.path_length - 1)
@@ -181,7 +162,7 @@ static int check_file(const struct object_view *view, struct reseat_error **ret_
     int r = locks_check(view, locks_offset(&state), state.lock_count, ret_error);
     size_t end;
     if (r == 0 && (state.flags & FILE_HAS_CONTENT))
-        r = content_check(view, content_offset(&state), &end, ret_error);
+        r = content_check(view, file_content_offset(&state), &end, ret_error);
     return r;
 }
 
@@ -199,7 +180,7 @@ static bool is_stateless_device(unsigned device_major, unsigned device_minor)
 }
 
 /* A place in the tree, without symbolic links on the way, and without touching what is there. */
-static int open_place(const char *path, unsigned flags)
+int file_open_place(const char *path, unsigned flags)
 {
     struct open_how how = {.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW | flags,
                            .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
@@ -235,11 +216,18 @@ static int judge_file(const struct object_view *view, const struct object_option
                       enum object_fate *ret_fate, char **ret_sentence)
 {
     (void)options;
-    struct file_state state = state_of(view);
+    struct file_state state = file_state_of(view);
     struct stat stat;
+    if ((state.flags & FILE_DELETED) && S_ISREG(view->row->mode)) {
+        struct object_view first = view_of(view->snapshot, view_next_of_inode(view, 0));
+        if (file_state_of(&first).flags & FILE_HAS_CONTENT)
+            return 0;
+        *ret_fate = OBJECT_LOST;
+        return describe_as(ret_sentence, "it was deleted, and its content is not in the image");
+    }
     if (state.flags & (FILE_DELETED | FILE_OWN_PROC))
         return 0;
-    _cleanup_close_ int place = open_place(path_of(view), 0);
+    _cleanup_close_ int place = file_open_place(file_path_of(view), 0);
     if (place < 0 || fstat(place, &stat) < 0) {
         *ret_fate = OBJECT_LOST;
         return describe_as(ret_sentence,
@@ -253,7 +241,7 @@ static int judge_file(const struct object_view *view, const struct object_option
 static int judge_device(const struct object_view *view, const struct object_options *options,
                         enum object_fate *ret_fate, char **ret_sentence)
 {
-    struct file_state state = state_of(view);
+    struct file_state state = file_state_of(view);
     if (S_ISCHR(view->row->mode) && is_stateless_device(state.special_major, state.special_minor))
         return judge_file(view, options, ret_fate, ret_sentence);
     *ret_fate = OBJECT_LOST;
@@ -265,15 +253,15 @@ static int judge_device(const struct object_view *view, const struct object_opti
 
 /* ---- recreate: what is there ---- */
 
-static int put_again(struct object_making *making, const struct object_view *view, native_cap_t source,
-                     struct reseat_error **ret_error)
+int file_put_again(struct object_making *making, const struct object_view *view, native_cap_t source,
+                   struct reseat_error **ret_error)
 {
-    struct file_state state = state_of(view);
+    struct file_state state = file_state_of(view);
     /* O_TMPFILE has the bit of O_DIRECTORY in it. */
     unsigned flags = view->row->status_flags & OPEN_FLAGS;
     int cap = making_reopen(source, S_ISDIR(view->row->mode) ? flags : flags & ~(unsigned)O_DIRECTORY);
     if (cap < 0)
-        return error_errno(ret_error, cap, "opening %s", path_of(view));
+        return error_errno(ret_error, cap, "opening %s", file_path_of(view));
     making_put(making, view_id(view), cap);
     if (state.offset > 0 && lseek(cap, state.offset, SEEK_SET) < 0 && errno != ESPIPE)
         return error_errno(ret_error, -errno, "putting its position back");
@@ -283,10 +271,10 @@ static int put_again(struct object_making *making, const struct object_view *vie
 /* Opened from inside the restored process; here it stays without a capability. */
 static int note_reopen(struct object_making *making, const struct object_view *view)
 {
-    struct file_state state = state_of(view);
+    struct file_state state = file_state_of(view);
     struct snapshot *snapshot = making->snapshot;
     uint64_t path_offset;
-    _cleanup_free_ char *path = strdup(path_of(view));
+    _cleanup_free_ char *path = strdup(file_path_of(view));
     if (!path || snapshot_add_blob(snapshot, path, strlen(path) + 1, &path_offset) < 0)
         return -ENOMEM;
     unsigned flags = snapshot->objects[view->row - view->snapshot->objects].status_flags;
@@ -314,123 +302,29 @@ static int open_again(struct object_making *making, const struct object_view *vi
 {
     bool is_place = view->row->status_flags & O_PATH;
     unsigned flags = is_place ? view->row->status_flags & (O_DIRECTORY | O_NOFOLLOW) : 0;
-    _cleanup_close_ int place = open_place(path_of(view), flags);
+    _cleanup_close_ int place = file_open_place(file_path_of(view), flags);
     struct stat stat;
     if (place < 0 || fstat(place, &stat) < 0)
-        return error_errno(ret_error, place < 0 ? place : -errno, "looking for %s", path_of(view));
+        return error_errno(ret_error, place < 0 ? place : -errno, "looking for %s", file_path_of(view));
     enum object_fate fate = OBJECT_RECREATED;
     _cleanup_free_ char *sentence = NULL;
-    struct file_state state = state_of(view);
+    struct file_state state = file_state_of(view);
     int r = judge_found(view, &state, &stat, &fate, &sentence);
     if (r < 0 || fate == OBJECT_LOST) /* it has changed since the judgement: nothing is opened blindly */
         return error_set(ret_error, r < 0 ? r : -ESTALE, "%s", sentence ? sentence : "out of memory");
-    if (!is_place)
-        return put_again(making, view, place, ret_error);
+    if (!is_place || !(flags & O_NOFOLLOW))
+        return file_put_again(making, view, place, ret_error);
     making_put(making, view_id(view), TAKE_FD(place));
     return 0;
-}
-
-/* ---- recreate: what was deleted ---- */
-
-/* The directory of a path, and the name in it. */
-static int open_parent(const char *path, const char **ret_name)
-{
-    const char *slash = strrchr(path, '/');
-    char parent[4096];
-    snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
-    *ret_name = slash + 1;
-    return open_place(parent, O_DIRECTORY);
-}
-
-/* A new file that has had this name, if the name is free, so that it shows; another one if it is not. */
-static int make_nameless_file(const char *path, unsigned flags)
-{
-    const char *name;
-    _cleanup_close_ int parent = open_parent(path, &name);
-    bool had_no_name = (flags & O_TMPFILE) == O_TMPFILE;
-    int fd = parent < 0 || had_no_name
-                 ? -1
-                 : openat(parent, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd >= 0) {
-        unlinkat(parent, name, 0);
-        return fd;
-    }
-    char own_parent[32];
-    snprintf(own_parent, sizeof own_parent, "/proc/self/fd/%d", parent);
-    if (parent >= 0)
-        fd = open(own_parent, O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
-    if (fd < 0)
-        fd = open("/tmp", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
-    return fd < 0 ? -errno : fd;
-}
-
-static int make_nameless_directory(const char *path)
-{
-    const char *name;
-    _cleanup_close_ int parent = open_parent(path, &name);
-    if (parent < 0)
-        return parent;
-    if (mkdirat(parent, name, 0700) < 0)
-        return -errno;
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    int r = fd < 0 ? -errno : fd;
-    unlinkat(parent, name, AT_REMOVEDIR);
-    return r;
-}
-
-/* Owner and times are as they were if we may; the mode always is. */
-static int give_attributes(const struct object_view *view, const struct file_state *state, int fd)
-{
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
-                                {.tv_sec = state->modified_ns / 1000000000,
-                                 .tv_nsec = (state->modified_ns % 1000000000 + 1000000000) % 1000000000}};
-    (void)!fchown(fd, state->uid, state->gid);
-    futimens(fd, times);
-    /* No set-user-id bit from an image. */
-    return fchmod(fd, view->row->mode & 01777) < 0 ? -errno : 0;
-}
-
-/* All objects on one deleted file are made from the first, which has the content. */
-static int make_deleted(struct object_making *making, const struct object_view *view,
-                        struct reseat_error **ret_error)
-{
-    struct object_view first = view_of(making->snapshot, view_next_of_inode(view, 0));
-    struct file_state state = state_of(&first);
-    bool is_directory = S_ISDIR(view->row->mode);
-    if (!is_directory && !(state.flags & FILE_HAS_CONTENT))
-        return view_bad(view, ret_error, "nobody has the content of the deleted file");
-    _cleanup_close_ int source = -EBADF;
-    if (making->set->caps[view_id(&first)] != NATIVE_CAP_INVALID) /* it was given */
-        source = fcntl(making->set->caps[view_id(&first)], F_DUPFD_CLOEXEC, 0);
-    else if (is_directory)
-        source = make_nameless_directory(path_of(view));
-    else
-        source = make_nameless_file(path_of(view), first.row->status_flags);
-    if (source < 0)
-        return error_errno(ret_error, source, "making %s again, which was deleted", path_of(view));
-    int r = 0;
-    if (making->set->caps[view_id(&first)] == NATIVE_CAP_INVALID) {
-        r = is_directory ? 0 : content_write(&first, content_offset(&state), source);
-        if (r == 0)
-            r = give_attributes(&first, &state, source);
-        if (r < 0)
-            return error_errno(ret_error, r, "writing %s again, which was deleted", path_of(view));
-    }
-    for (object_id_t id = view_id(&first); r == 0 && id; id = view_next_of_inode(view, id)) {
-        struct object_view one = view_of(making->snapshot, id);
-        if (!making_has(making, id) && !object_is_unwanted(making->options, id))
-            r = put_again(making, &one, source, ret_error);
-    }
-    return r;
 }
 
 static int recreate_file(struct object_making *making, const struct object_view *view,
                          struct reseat_error **ret_error)
 {
-    struct file_state state = state_of(view);
+    struct file_state state = file_state_of(view);
     if (state.flags & FILE_OWN_PROC)
         return note_reopen(making, view);
-    return state.flags & FILE_DELETED ? make_deleted(making, view, ret_error)
+    return state.flags & FILE_DELETED ? file_make_deleted(making, view, ret_error)
                                       : open_again(making, view, ret_error);
 }
 
@@ -438,7 +332,7 @@ static int complete_file(struct object_making *making, const struct object_view 
                          struct reseat_error **ret_error)
 {
     (void)making;
-    struct file_state state = state_of(view);
+    struct file_state state = file_state_of(view);
     return locks_take(view, locks_offset(&state), state.lock_count, cap, ret_error);
 }
 

@@ -103,6 +103,17 @@ static int check_memfd(const struct object_view *view, struct reseat_error **ret
     return r == 0 && state.has_content ? content_check(view, content_offset(&state), &end, ret_error) : r;
 }
 
+static int judge_memfd(const struct object_view *view, const struct object_options *options,
+                       enum object_fate *ret_fate, char **ret_sentence)
+{
+    (void)options;
+    struct object_view first = view_of(view->snapshot, view_next_of_inode(view, 0));
+    if (state_of(&first).has_content)
+        return 0;
+    *ret_fate = OBJECT_LOST;
+    return describe_as(ret_sentence, "its content is not in the image");
+}
+
 /* ---- recreate ---- */
 
 static int write_mapped(const struct object_view *view, size_t offset, int fd)
@@ -192,6 +203,7 @@ const struct object_durable memfd_durable = {
     .state_bytes = sizeof(struct memfd_state),
     .capture = capture_memfd,
     .check = check_memfd,
+    .judge = judge_memfd,
     .recreate = recreate_memfd,
     .complete = complete_memfd,
 };

@@ -296,7 +296,7 @@ static int put_end(struct object_making *making, object_id_t id, int any_end)
     return making_set_flags(cap, flags); /* packet mode cannot be had by open(2) */
 }
 
-/* Opening an end can wait for the other; we hold both until all is done. */
+/* Opening an end can wait for the other: whoever calls this holds both. */
 static int put_ends(struct object_making *making, const struct object_view *view, int any_end)
 {
     int r = 0;
@@ -346,25 +346,24 @@ static native_cap_t given_end(struct object_making *making, const struct object_
     return NATIVE_CAP_INVALID;
 }
 
+/* A pipe from pipe(2), with its content, and the objects that are its two ends. */
+static int make_pipe(struct object_making *making, const struct object_view *view)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -errno;
+    _cleanup_close_ int read_end = ends[0], write_end = ends[1];
+    int r = make_content(making, view, write_end);
+    if (r == 0)
+        r = put_first_ends(making, view, ends);
+    return r == 0 ? put_ends(making, view, read_end) : r;
+}
+
 static int recreate_pipe(struct object_making *making, const struct object_view *view,
                          struct reseat_error **ret_error)
 {
     native_cap_t given = given_end(making, view);
-    int ends[2] = {-1, -1}, r = 0;
-    if (given == NATIVE_CAP_INVALID) {
-        if (pipe2(ends, O_CLOEXEC) < 0)
-            return error_errno(ret_error, -errno, "making a pipe");
-        r = making_hold(making, ends[0]);
-        int r_write = making_hold(making, ends[1]);
-        r = r < 0 ? r : r_write;
-        if (r == 0)
-            r = make_content(making, view, ends[1]);
-        given = ends[0];
-    }
-    if (r == 0 && ends[0] >= 0)
-        r = put_first_ends(making, view, ends);
-    if (r == 0)
-        r = put_ends(making, view, given);
+    int r = given == NATIVE_CAP_INVALID ? make_pipe(making, view) : put_ends(making, view, given);
     return r < 0 ? error_errno(ret_error, r, "making a pipe") : 0;
 }
 
@@ -391,15 +390,15 @@ static int recreate_fifo(struct object_making *making, const struct object_view 
 {
     bool is_deleted = state_of(view).flags & PIPE_DELETED;
     native_cap_t given = given_end(making, view);
+    _cleanup_close_ int fd = -EBADF;
     int r = 0;
     if (given == NATIVE_CAP_INVALID) {
         int waiting = 0;
-        int fd = is_deleted ? make_nameless_fifo(path_of(view)) : open_fifo(path_of(view));
+        fd = is_deleted ? make_nameless_fifo(path_of(view)) : open_fifo(path_of(view));
         if (fd < 0)
             return error_errno(ret_error, fd, "opening FIFO %s again", path_of(view));
-        r = making_hold(making, fd);
         /* Somebody else may have kept it open, and what was in it is still there. */
-        if (r == 0 && ioctl(fd, FIONREAD, &waiting) == 0 && waiting == 0)
+        if (ioctl(fd, FIONREAD, &waiting) == 0 && waiting == 0)
             r = make_content(making, view, fd);
         given = fd;
     }

@@ -81,7 +81,10 @@ object_id_t unix_find_inode(const struct snapshot *snapshot, uint64_t inode)
 {
     for (size_t i = 0; inode && i < snapshot->objects_count; i++) {
         const struct snapshot_object *row = &snapshot->objects[i];
-        if (row->inode == inode && strcmp((const char *)snapshot->blobs + row->kind_offset, "unix") == 0)
+        if (row->inode != inode)
+            continue;
+        struct object_view view = view_of(snapshot, row->id);
+        if (view_is_usable(&view) && strcmp(view_kind_name(&view), "unix") == 0)
             return row->id;
     }
     return 0;
@@ -101,7 +104,7 @@ object_id_t unix_find_listener(const struct object_view *view)
         return 0;
     for (object_id_t id = 1; id <= view->snapshot->objects_count; id++) {
         struct object_view other = view_of(view->snapshot, id);
-        if (strcmp(view_kind_name(&other), "unix") != 0 || other.length < sizeof(struct unix_state))
+        if (!view_is_usable(&other) || strcmp(view_kind_name(&other), "unix") != 0)
             continue;
         struct unix_parts parts = unix_parts_of(&other);
         for (size_t i = 0; i < parts.state.waiting_count; i++)

@@ -167,7 +167,7 @@ static object_id_t find_namesake(const struct object_view *view)
 {
     for (object_id_t id = 1; has_name(view) && id <= view->snapshot->objects_count; id++) {
         struct object_view other = view_of(view->snapshot, id);
-        if (strcmp(view_kind_name(&other), "unix") != 0 || (other.row->flags & SNAPSHOT_OBJECT_LOST) ||
+        if (!view_is_usable(&other) || strcmp(view_kind_name(&other), "unix") != 0 ||
             !has_same_name(view, &other))
             continue;
         if (unix_parts_of(&other).state.flags & UNIX_LISTENING)

@@ -164,7 +164,7 @@ static object_id_t next_half(const struct object_view *view, object_id_t after, 
     struct terminal_state own = state_of(view);
     for (object_id_t id = after + 1; id <= view->snapshot->objects_count; id++) {
         struct object_view other = view_of(view->snapshot, id);
-        if (strcmp(view_kind_name(&other), "terminal") != 0 || (other.row->flags & SNAPSHOT_OBJECT_LOST))
+        if (!view_is_usable(&other) || strcmp(view_kind_name(&other), "terminal") != 0)
             continue;
         struct terminal_state state = state_of(&other);
         if (state.number == own.number && (state.flags & (is_master ? TERMINAL_MASTER : TERMINAL_PTY)))
