@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,11 +150,49 @@ static uint64_t check_image(const struct bench_image *bench)
     return rig_now_ns() - start_ns;
 }
 
+/* From the call to the process running; it is ended again. */
+static uint64_t restore_image(const struct bench_image *bench)
+{
+    struct reseat_restore_options options = {.flags = RESEAT_COLD | RESEAT_NEW_PID | RESEAT_CHILD,
+                                             .allow = RESEAT_ALLOW_LOST,
+                                             .wait_ns = 1000000000};
+    struct reseat_restore_result result;
+    struct reseat_error *error = NULL;
+    uint64_t start_ns = rig_now_ns();
+    expect_done(reseat_restore(bench->dir, &options, &result, &error), "restoring from an image", error);
+    uint64_t ns = rig_now_ns() - start_ns;
+    kill(result.pid, SIGKILL);
+    waitpid(result.pid, NULL, 0);
+    close(result.pidfd);
+    return ns;
+}
+
+/* A plain read(2) of the whole file into new memory, which is what a restore cannot do without. */
+static uint64_t time_read_whole(const char *path)
+{
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &status) < 0)
+        rig_fail("%s: %s", path, strerror(errno));
+    uint64_t start_ns = rig_now_ns();
+    uint8_t *to =
+        mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ssize_t n = 0;
+    for (off_t at = 0; to != MAP_FAILED && at < status.st_size; at += n)
+        if ((n = pread(fd, to + at, (size_t)(status.st_size - at), at)) <= 0)
+            rig_fail("%s: %s", path, strerror(errno));
+    uint64_t ns = rig_now_ns() - start_ns;
+    munmap(to, (size_t)status.st_size);
+    close(fd);
+    return ns;
+}
+
 static void measure_times(struct bench_image *bench, unsigned rounds, const struct stretch *memory,
                           struct table *table)
 {
-    static struct samples writing, to_file, to_buffer, reading, plain;
+    static struct samples writing, to_file, to_buffer, reading, plain, restoring, whole;
     writing.count = to_file.count = to_buffer.count = reading.count = plain.count = 0;
+    restoring.count = whole.count = 0;
     char path[112], row[112];
     core_path(bench, path);
     for (unsigned round = 0; round < rounds; round++) {
@@ -162,6 +201,8 @@ static void measure_times(struct bench_image *bench, unsigned rounds, const stru
         samples_add(&writing, as_us(take_image(bench, 0)));
         samples_add(&plain, as_us(time_read(path)));
         samples_add(&reading, as_us(check_image(bench)));
+        samples_add(&whole, as_us(time_read_whole(path)));
+        samples_add(&restoring, as_us(restore_image(bench)));
         remove_image(bench);
     }
     struct bar bar = {.us = samples_median(&to_file) / 0.6, .text = "≥ 60 % of it"},
@@ -172,6 +213,8 @@ static void measure_times(struct bench_image *bench, unsigned rounds, const stru
     table_row(table, row, &writing, &to_buffer, &none);
     snprintf(row, sizeof row, "reading and checking %zu MiB: of read(2)", memory->length >> 20);
     table_row(table, row, &reading, &plain, &none);
+    snprintf(row, sizeof row, "cold restore of %zu MiB: of read(2) into new memory", memory->length >> 20);
+    table_row(table, row, &restoring, &whole, &none);
 }
 
 /* ---- sizes ---- */

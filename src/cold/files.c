@@ -163,25 +163,25 @@ static int open_program(struct cold_plan *plan, bool same_boot, struct obstacles
     return 0;
 }
 
-/* A directory that was removed while the process was in it: made, opened and removed again. */
+/* A directory that was removed while the process was in it: made, opened and removed again, under its old
+ * name if that is free. */
 static int open_removed(const char *path)
 {
-    static const char *const places[] = {NULL, "/tmp"};
-    for (size_t i = 0; i < COUNT_OF(places); i++) {
-        char name[4200];
-        int parent_length = (int)(strrchr(path, '/') ? strrchr(path, '/') - path : 0);
-        if (places[i])
-            snprintf(name, sizeof name, "%s/reseat-XXXXXX", places[i]);
-        else
-            snprintf(name, sizeof name, "%.*s/.reseat-XXXXXX", parent_length, path);
+    static const char deleted[] = " (deleted)";
+    char name[4200];
+    size_t length = strlen(path), suffix = sizeof deleted - 1;
+    if (length > suffix && strcmp(path + length - suffix, deleted) == 0)
+        length -= suffix;
+    snprintf(name, sizeof name, "%.*s", (int)length, path);
+    if (mkdir(name, 0700) < 0) {
+        snprintf(name, sizeof name, "/tmp/reseat-XXXXXX");
         if (!mkdtemp(name))
-            continue;
-        int fd = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        rmdir(name);
-        if (fd >= 0)
-            return fd;
+            return -errno;
     }
-    return -errno;
+    int fd = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int r = fd < 0 ? -errno : fd;
+    rmdir(name);
+    return r;
 }
 
 static int open_directories(struct cold_plan *plan, struct obstacles *obstacles,

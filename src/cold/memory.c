@@ -18,8 +18,9 @@
 #include <sys/shm.h>
 #include <sys/syscall.h>
 
-#define LOWEST_ADDRESS 0x10000000u
-#define MARGIN_BYTES   (16u << 20) /* from other mappings, some of which grow */
+#define MAP_DROPPABLE_NUMBER 0x08 /* Linux 6.11 */
+#define LOWEST_ADDRESS       0x10000000u
+#define MARGIN_BYTES         (16u << 20) /* from other mappings, some of which grow */
 
 /* One piece of address space that is taken. */
 struct piece {
@@ -159,7 +160,9 @@ static bool has_content(struct cold_building *building, const struct snapshot_vm
 
 static uint64_t map_flags(const struct snapshot_vma *vma)
 {
-    uint64_t flags = MAP_FIXED_NOREPLACE | (vma->flags & SNAPSHOT_VMA_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE);
+    uint64_t flags = MAP_FIXED_NOREPLACE | (vma->flags & SNAPSHOT_VMA_MAP_SHARED  ? MAP_SHARED
+                                            : vma->flags & SNAPSHOT_VMA_DROPPABLE ? MAP_DROPPABLE_NUMBER
+                                                                                  : MAP_PRIVATE);
     if (vma->flags & SNAPSHOT_VMA_GROWS_DOWN)
         flags |= MAP_GROWSDOWN;
     if (vma->flags & SNAPSHOT_VMA_NORESERVE)

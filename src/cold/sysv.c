@@ -18,6 +18,12 @@ static key_t key_of(const struct snapshot *snapshot, const struct snapshot_vma *
     return strlen(path) > strlen("/SYSV") ? (key_t)strtoul(path + strlen("/SYSV"), NULL, 16) : IPC_PRIVATE;
 }
 
+static uint64_t pages(uint64_t bytes)
+{
+    return (bytes + COLD_PAGE_BYTES - 1) / COLD_PAGE_BYTES;
+}
+
+/* Its exact size, if that was known (process/map.c), or what is mapped of it. */
 static size_t size_of(const struct snapshot *snapshot, const struct snapshot_vma *vma)
 {
     uint64_t size = 0;
@@ -27,14 +33,16 @@ static size_t size_of(const struct snapshot *snapshot, const struct snapshot_vma
         if (other->kind == SNAPSHOT_VMA_SYSV && other->inode == vma->inode && end > size)
             size = end;
     }
-    return size;
+    bool is_exact = vma->file_size && pages(vma->file_size) >= pages(size);
+    return is_exact ? vma->file_size : size;
 }
 
 bool cold_has_segment(const struct snapshot *snapshot, const struct snapshot_vma *vma)
 {
     struct shmid_ds segment;
     return vma->inode <= INT32_MAX && shmctl((int)vma->inode, IPC_STAT, &segment) == 0 &&
-           segment.shm_perm.__key == key_of(snapshot, vma) && segment.shm_segsz >= size_of(snapshot, vma);
+           segment.shm_perm.__key == key_of(snapshot, vma) &&
+           pages(segment.shm_segsz) >= pages(size_of(snapshot, vma));
 }
 
 bool cold_may_make_segments(void)

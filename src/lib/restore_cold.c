@@ -193,6 +193,58 @@ static int gather_slots(struct cold_restore *restore)
     return r;
 }
 
+/* The selector at which the controlling terminal is again (of a pair that is made anew the number is
+ * another), 1 + it; 0: none. */
+static uint32_t find_terminal_slot(const struct cold_restore *restore)
+{
+    const struct snapshot *snapshot = &restore->snapshot;
+    char path[32];
+    if (!snapshot->process.tty || !process_terminal_path(snapshot->process.tty, path, sizeof path))
+        return 0;
+    for (size_t i = 0; i < snapshot->capabilities_count; i++) {
+        const struct snapshot_capability *row = &snapshot->capabilities[i];
+        for (size_t j = 0; j < snapshot->objects_count; j++)
+            if (snapshot->objects[j].id == row->object &&
+                cap_of(restore, row->object) != NATIVE_CAP_INVALID &&
+                !slot_is_replaced(wish_of(restore, row->selector)) &&
+                strcmp((const char *)snapshot->blobs + snapshot->objects[j].name_offset, path) == 0)
+                return row->selector + 1;
+    }
+    return 0;
+}
+
+/* A session leader whose terminal is not to be had, or is another session's by now, comes back without one.
+ */
+static int judge_terminal(struct cold_restore *restore, struct obstacles *obstacles)
+{
+    struct snapshot_process *process = &restore->snapshot.process;
+    char path[32];
+    bool is_there = process->tty && process_terminal_path(process->tty, path, sizeof path);
+    _cleanup_free_ int *pids = NULL;
+    size_t count = 0;
+    if (!(process->flags & SNAPSHOT_LEADS_SESSION) || !is_there)
+        return 0;
+    for (size_t j = 0; j < restore->snapshot.objects_count; j++)
+        if (strcmp((const char *)restore->snapshot.blobs + restore->snapshot.objects[j].name_offset, path) ==
+            0)
+            return 0; /* it has it at a selector, too: judged there */
+    _cleanup_close_ int proc_fd = open("/proc", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    _cleanup_close_ int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+    bool is_taken = fd < 0;
+    if (proc_fd >= 0 && proc_list_numbers(proc_fd, "", &pids, &count) < 0)
+        count = 0;
+    for (size_t i = 0; i < count && !is_taken; i++) {
+        struct proc_stat stat;
+        is_taken = proc_stat_of(pids[i], &stat) == 0 && (uint32_t)stat.tty == process->tty;
+    }
+    if (!is_taken)
+        return 0;
+    process->tty = 0;
+    return obstacles_add(
+        obstacles, SEVERITY_DEGRADED, -1,
+        "its controlling terminal %s is not there, or another session's: it comes back without one", path);
+}
+
 /* Those that could only be made once the process was there. */
 static int install_late(struct cold_restore *restore, struct target *process, struct reseat_error **ret_error)
 {
@@ -251,6 +303,8 @@ static int judge(struct cold_restore *restore, struct reseat_error **ret_error)
         r = cold_check(&restore->plan, &obstacles, ret_error);
     if (r == 0)
         r = cold_open(&restore->plan, &obstacles, ret_error);
+    if (r == 0 && judge_terminal(restore, &obstacles) < 0)
+        r = error_errno(ret_error, -ENOMEM, "looking for the controlling terminal");
     if (r == 0 && find_unwanted(restore) < 0)
         r = error_errno(ret_error, -ENOMEM, "planning the restore");
     if (r == 0)
@@ -259,6 +313,26 @@ static int judge(struct cold_restore *restore, struct reseat_error **ret_error)
         return r;
     slots_judge(options->slots, options->slot_count, &obstacles);
     return judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
+}
+
+/* A removed working directory that the process has at a selector, too, is to be the same one. */
+static void use_removed_directory(struct cold_restore *restore)
+{
+    const struct snapshot *snapshot = &restore->snapshot;
+    const char *path = (const char *)snapshot->blobs + snapshot->states[0].directory_offset;
+    for (size_t i = 0;
+         i < snapshot->objects_count && (snapshot->states[0].flags & SNAPSHOT_STATE_REMOVED_DIRECTORY); i++) {
+        const struct snapshot_object *object = &snapshot->objects[i];
+        native_cap_t cap = cap_of(restore, object->id);
+        int fd = cap == NATIVE_CAP_INVALID ||
+                         strcmp((const char *)snapshot->blobs + object->name_offset, path) != 0
+                     ? -1
+                     : fcntl((int)cap, F_DUPFD_CLOEXEC, 0);
+        if (fd < 0)
+            continue;
+        base_close(&restore->plan.directory_fd);
+        restore->plan.directory_fd = fd;
+    }
 }
 
 static int make_objects(struct cold_restore *restore, struct reseat_error **ret_error)
@@ -271,6 +345,7 @@ static int make_objects(struct cold_restore *restore, struct reseat_error **ret_
     if (r < 0)
         return error_errno(ret_error, r, "gathering the capabilities of process %u",
                            restore->snapshot.process.pid);
+    use_removed_directory(restore);
     restore->plan.slots = restore->slots;
     restore->plan.slot_count = restore->slot_count;
     restore->plan.objects = restore->mapped;
@@ -291,6 +366,7 @@ static int make_process(struct cold_restore *restore, struct reseat_restore_resu
         r = install_late(restore, &process, ret_error);
     if (r == 0)
         r = take_leases(restore, &process, ret_error);
+    seed.terminal_slot = find_terminal_slot(restore);
     if (r == 0)
         r = process_rebuild(&seed, snapshot, ret_error);
     if (r == 0)

@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -74,8 +75,10 @@ static uint32_t kind_by_name(const struct map_reader *reader)
     if (starts_with(path, "[anon_shmem:"))
         return SNAPSHOT_VMA_SHARED;
     /* Both are made without a file, which the kernel makes up. */
-    if ((strcmp(path, "/dev/zero") == 0 && reader->is_deleted) || strcmp(path, "/anon_hugepage") == 0)
+    if (strcmp(path, "/anon_hugepage") == 0)
         return is_shared ? SNAPSHOT_VMA_SHARED : SNAPSHOT_VMA_ANONYMOUS;
+    if (strcmp(path, "/dev/zero") == 0 && reader->is_deleted) /* a private one is of what others map shared */
+        return is_shared ? SNAPSHOT_VMA_SHARED : SNAPSHOT_VMA_OBJECT;
     if (starts_with(path, "/SYSV") && reader->is_deleted)
         return SNAPSHOT_VMA_SYSV;
     if (starts_with(path, "/memfd:"))
@@ -169,13 +172,14 @@ static void read_flags(struct snapshot_vma *vma, const char *line)
         const char *mnemonic;
         uint32_t flag;
     } known[] = {
-        {" mw", SNAPSHOT_VMA_MAY_WRITE},  {" gd", SNAPSHOT_VMA_GROWS_DOWN},
-        {" nr", SNAPSHOT_VMA_NORESERVE},  {" ht", SNAPSHOT_VMA_HUGETLB},
-        {" dc", SNAPSHOT_VMA_DONTFORK},   {" wf", SNAPSHOT_VMA_WIPEONFORK},
-        {" dd", SNAPSHOT_VMA_DONTDUMP},   {" hg", SNAPSHOT_VMA_HUGEPAGE},
-        {" nh", SNAPSHOT_VMA_NOHUGEPAGE}, {" mg", SNAPSHOT_VMA_MERGEABLE},
-        {" sr", SNAPSHOT_VMA_SEQUENTIAL}, {" rr", SNAPSHOT_VMA_RANDOM},
-        {" lo", SNAPSHOT_VMA_LOCKED},     {" lf", SNAPSHOT_VMA_LOCKED_ONFAULT},
+        {" mw", SNAPSHOT_VMA_MAY_WRITE},      {" gd", SNAPSHOT_VMA_GROWS_DOWN},
+        {" nr", SNAPSHOT_VMA_NORESERVE},      {" ht", SNAPSHOT_VMA_HUGETLB},
+        {" dc", SNAPSHOT_VMA_DONTFORK},       {" wf", SNAPSHOT_VMA_WIPEONFORK},
+        {" dd", SNAPSHOT_VMA_DONTDUMP},       {" dp", SNAPSHOT_VMA_DROPPABLE},
+        {" hg", SNAPSHOT_VMA_HUGEPAGE},       {" nh", SNAPSHOT_VMA_NOHUGEPAGE},
+        {" mg", SNAPSHOT_VMA_MERGEABLE},      {" sr", SNAPSHOT_VMA_SEQUENTIAL},
+        {" rr", SNAPSHOT_VMA_RANDOM},         {" lo", SNAPSHOT_VMA_LOCKED},
+        {" lf", SNAPSHOT_VMA_LOCKED_ONFAULT},
     };
     for (size_t i = 0; i < COUNT_OF(known); i++)
         if (strstr(line, known[i].mnemonic))
@@ -230,6 +234,9 @@ static int finish(struct map_reader *reader, struct snapshot *snapshot)
     vma->kind = kind_by_name(reader);
     if (!vma->kind || vma->kind == SNAPSHOT_VMA_OBJECT)
         describe_file(reader);
+    struct shmid_ds segment;
+    if (vma->kind == SNAPSHOT_VMA_SYSV && shmctl((int)vma->inode, IPC_STAT, &segment) == 0)
+        vma->file_size = segment.shm_segsz;
     if (vma->kind == SNAPSHOT_VMA_ANONYMOUS || vma->kind == SNAPSHOT_VMA_SHARED)
         keep_given_name(reader->path);
     if (!(vma->flags & SNAPSHOT_VMA_HUGETLB))

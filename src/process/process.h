@@ -122,7 +122,8 @@ struct seed {
     bool own_table;       /* its table is not to stay its maker's: something else will be put at some slots */
     bool must_race;       /* it may not choose numbers itself: process_choose_next() does */
     bool is_bare; /* made from an image: it has memory and capabilities of the snapshot, and nothing else */
-    bool new_session; /* is_bare: it is to lead a session, whatever it did before */
+    uint32_t terminal_slot; /* is_bare: 1 + the selector that has its controlling terminal; 0: by its path */
+    bool new_session;       /* is_bare: it is to lead a session, whatever it did before */
     bool is_filtered; /* threads must be traced from birth, or their seccomp filter could not be suspended */
 
     uint64_t deadline_ns; /* until when a number that is taken is waited for */
@@ -165,6 +166,8 @@ int process_commit(struct seed *seed, const struct snapshot *snapshot, struct re
  * or 0. */
 int process_take_terminal(struct seed *seed, const struct snapshot_process *process, pid_t former,
                           struct reseat_error **ret_error);
+/* The path that a terminal of this device number usually has; false: none. */
+bool process_terminal_path(uint32_t device, char *path, size_t size);
 /* How many living members process group `group` has, but one. */
 int process_count_members(pid_t group, pid_t except, size_t *ret_count, struct reseat_error **ret_error);
 /* Moves all living members of process group `from`, but one, into the group of `to`. */

@@ -18,7 +18,7 @@
 #define PTS_MAJOR_LAST  143
 #define TTY_MAJOR       4
 
-static bool terminal_path(uint32_t device, char *path, size_t size)
+bool process_terminal_path(uint32_t device, char *path, size_t size)
 {
     unsigned major_number = major(device), minor_number = minor(device);
     if (major_number >= PTS_MAJOR_FIRST && major_number <= PTS_MAJOR_LAST)
@@ -51,29 +51,45 @@ static bool wants_terminal(const struct seed *seed, const struct snapshot_proces
            !has_members(foreground);
 }
 
-/* The descriptor is used in passing, while nothing else runs. */
+/* Opens the terminal by its path, in passing, while nothing else runs; and asks for the group of the process.
+ */
+static int open_terminal(struct seed *seed, const char *path, uint64_t *ret_fd, uint32_t *ret_group,
+                         struct reseat_error **ret_error)
+{
+    struct scratch *scratch = &seed->process->scratch;
+    _cleanup_(program_end) struct program program = {0};
+    size_t open_call = 0;
+    int r = program_begin(&program, scratch, 8, 0, ret_error);
+    if (r < 0)
+        return r;
+    if (!seed->terminal_slot)
+        open_call =
+            program_call(&program, "opening the controlling terminal", SYS_openat, (uint64_t)AT_FDCWD,
+                         scratch_copy(scratch, path, strlen(path) + 1), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    size_t group_call = program_call(&program, NULL, SYS_getpgid, 0);
+    r = seed->terminal_slot ? 0 : rebuild_note_passing(seed, ret_error);
+    if (r == 0)
+        r = program_run_batch(seed->process, &program, ret_error);
+    if (r < 0)
+        return r;
+    *ret_fd = seed->terminal_slot ? seed->terminal_slot - 1 : (uint64_t)program_result(&program, open_call);
+    *ret_group = (uint32_t)program_result(&program, group_call);
+    return 0;
+}
+
 int process_take_terminal(struct seed *seed, const struct snapshot_process *process, pid_t former,
                           struct reseat_error **ret_error)
 {
     char path[32];
-    if (!wants_terminal(seed, process, former) || !terminal_path(process->tty, path, sizeof path))
+    uint64_t fd;
+    uint32_t group;
+    if (!wants_terminal(seed, process, former) || !process_terminal_path(process->tty, path, sizeof path))
         return 0;
+    int r = open_terminal(seed, path, &fd, &group, ret_error);
+    if (r < 0)
+        return r;
     struct scratch *scratch = &seed->process->scratch;
-    _cleanup_(program_end) struct program opening = {0}, taking = {0};
-    int r = program_begin(&opening, scratch, 8, 0, ret_error);
-    if (r < 0)
-        return r;
-    size_t open_call =
-        program_call(&opening, "opening the controlling terminal", SYS_openat, (uint64_t)AT_FDCWD,
-                     scratch_copy(scratch, path, strlen(path) + 1), O_RDWR | O_NOCTTY | O_CLOEXEC);
-    size_t group_call = program_call(&opening, NULL, SYS_getpgid, 0);
-    r = rebuild_note_passing(seed, ret_error);
-    if (r == 0)
-        r = program_run_batch(seed->process, &opening, ret_error);
-    if (r < 0)
-        return r;
-    uint64_t fd = (uint64_t)program_result(&opening, open_call);
-    uint32_t group = (uint32_t)program_result(&opening, group_call);
+    _cleanup_(program_end) struct program taking = {0};
     r = program_begin(&taking, scratch, 8, 0, ret_error);
     if (r < 0)
         return r;
@@ -81,7 +97,8 @@ int process_take_terminal(struct seed *seed, const struct snapshot_process *proc
         program_call(&taking, "taking the controlling terminal", SYS_ioctl, fd, TIOCSCTTY, 0);
     if (process->flags & SNAPSHOT_IN_FOREGROUND)
         program_call(&taking, NULL, SYS_ioctl, fd, TIOCSPGRP, scratch_copy(scratch, &group, sizeof group));
-    program_call(&taking, "closing the controlling terminal", SYS_close, fd);
+    if (!seed->terminal_slot)
+        program_call(&taking, "closing the controlling terminal", SYS_close, fd);
     r = program_run_batch(seed->process, &taking, ret_error);
-    return r < 0 ? r : rebuild_clear_passing(seed);
+    return r < 0 || seed->terminal_slot ? r : rebuild_clear_passing(seed);
 }

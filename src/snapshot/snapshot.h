@@ -204,6 +204,7 @@ enum snapshot_vma_flags {
     SNAPSHOT_VMA_STORED = 1 << 14, /* what of it is not in an extent is zero, not as in the file */
     SNAPSHOT_VMA_MAY_WRITE =
         1 << 15, /* mprotect(2) may make it writable: a shared one's file is open for that */
+    SNAPSHOT_VMA_DROPPABLE = 1 << 16, /* MAP_DROPPABLE, Linux 6.11 */
 };
 
 /* One mapping, ascending. */
