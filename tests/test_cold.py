@@ -263,3 +263,28 @@ def test_new_namespace(context, user):
         assert ask(ours, "end") == ["True", "True", "end"]
         context.until(lambda: not os.path.exists(f"/proc/{init}"), "the init to end with its process")
         assert context.take_status(init) == 7
+
+
+def test_said_before_the_end(context):
+    """What no image can bring back is said before the process is killed for it, and by `plan`."""
+    context.need_root()
+    gone = context.path("gone")
+    os.mkdir(gone)
+    program = start(context, source="""
+import ctypes, os, sys
+context = ctypes.c_ulong(0)
+assert ctypes.CDLL(None).syscall(206, 8, ctypes.byref(context)) == 0  # io_setup(2)
+os.rmdir(os.getcwd())
+print("ready", flush=True)
+for line in sys.stdin:
+    print(line, end="", flush=True)
+""", cwd=gone)
+    plan = context.reseat("plan", program.pid)
+    directory = context.new_name("checkpoint")
+    refusal = context.reseat("checkpoint", program.pid, "--image", "-o", directory, status=3)
+    for text in (plan.stdout, refusal.stderr):
+        assert f"the working directory {gone}" in text, text
+        assert "[aio]" in text and "cannot be mapped anew" in text, text
+    assert not os.path.exists(directory)
+    program.send("still here\n")
+    program.expect("still here\n")

@@ -1,4 +1,5 @@
-/* What would not come back from an image here, found before any process exists. */
+/* What would not come back from an image here, found before any process exists: of an image that is there,
+ * and of a live process before an image is made of it and it is killed. */
 #include "cold/cold-internal.h"
 
 #include <errno.h>
@@ -12,10 +13,9 @@ static const char *text_at(const struct snapshot *snapshot, uint64_t offset)
 
 /* ---- memory ---- */
 
-static int check_mappings(const struct cold_plan *plan, struct obstacles *obstacles,
+static int check_mappings(const struct snapshot *snapshot, struct obstacles *obstacles,
                           struct reseat_error **ret_error)
 {
-    const struct snapshot *snapshot = plan->snapshot;
     int r = 0;
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
         const struct snapshot_vma *vma = &snapshot->vmas[i];
@@ -130,7 +130,7 @@ int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct
     if (r == 0)
         r = cold_check_vdso(plan, ret_error);
     if (r == 0)
-        r = check_mappings(plan, obstacles, ret_error);
+        r = check_mappings(snapshot, obstacles, ret_error);
     if (r < 0)
         return r;
     r = check_namespaces(snapshot, obstacles);
@@ -140,4 +140,39 @@ int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct
         r = process_visit_control_groups(text_at(snapshot, snapshot->states[0].control_groups_offset),
                                          check_control_group, obstacles);
     return r < 0 ? error_errno(ret_error, r, "looking at our namespaces and control groups") : 0;
+}
+
+/* ---- beforehand ---- */
+
+static int look_at_process(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    _cleanup_close_ int proc_fd = proc_open(pid);
+    if (proc_fd < 0)
+        return error_errno(ret_error, proc_fd, "looking at process %d", pid);
+    int r = process_survey(pid, SNAPSHOT_FORM_HEIR, snapshot, ret_error);
+    if (r == 0)
+        r = process_capture_map(pid, snapshot, ret_error);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < snapshot->vmas_count; i++)
+        if (snapshot->vmas[i].kind == SNAPSHOT_VMA_OBJECT)
+            snapshot->vmas[i].object = UINT32_MAX; /* there will be one */
+    struct snapshot_state *state = array_append(snapshot->states, snapshot->states_count);
+    r = state ? process_describe_outside(proc_fd, snapshot, state) : -ENOMEM;
+    return r < 0 ? error_errno(ret_error, r, "looking at process %d", pid) : 0;
+}
+
+int cold_check_process(pid_t pid, struct obstacles *obstacles, struct reseat_error **ret_error)
+{
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    int r = look_at_process(pid, &snapshot, ret_error);
+    if (r == 0)
+        r = check_mappings(&snapshot, obstacles, ret_error);
+    if (r < 0)
+        return r;
+    r = check_namespaces(&snapshot, obstacles);
+    if (r == 0)
+        r = cold_check_directory(&snapshot, obstacles);
+    return r < 0 ? error_errno(ret_error, r, "looking at what an image of process %d would bring back", pid)
+                 : 0;
 }

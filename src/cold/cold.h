@@ -66,6 +66,11 @@ void cold_renumber(struct snapshot *snapshot);
  * memory that nobody can map. */
 int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct reseat_error **ret_error);
 
+/* The same beforehand, of a live process that an image is to be made of: what can be seen of it while it
+ * runs.
+ */
+int cold_check_process(pid_t pid, struct obstacles *obstacles, struct reseat_error **ret_error);
+
 /* Opens what the process needs: files, directories, program. */
 int cold_open(struct cold_plan *plan, struct obstacles *obstacles, struct reseat_error **ret_error);
 void cold_close(struct cold_plan *plan); /* cleanup function */

@@ -184,6 +184,17 @@ static int open_removed(const char *path)
     return r;
 }
 
+int cold_check_directory(const struct snapshot *snapshot, struct obstacles *obstacles)
+{
+    const struct snapshot_state *state = &snapshot->states[0];
+    if (!(state->flags & SNAPSHOT_STATE_REMOVED_DIRECTORY))
+        return 0;
+    return obstacles_add(
+        obstacles, SEVERITY_DEGRADED, -1,
+        "the working directory %s had been removed: another removed directory takes its place",
+        text_at(snapshot, state->directory_offset));
+}
+
 static int open_directories(struct cold_plan *plan, struct obstacles *obstacles,
                             struct reseat_error **ret_error)
 {
@@ -201,9 +212,7 @@ static int open_directories(struct cold_plan *plan, struct obstacles *obstacles,
         if (plan->directory_fd < 0)
             return error_errno(ret_error, plan->directory_fd, "making a working directory in place of %s",
                                path);
-        return obstacles_add(
-            obstacles, SEVERITY_DEGRADED, -1,
-            "the working directory %s had been removed: another removed directory takes its place", path);
+        return cold_check_directory(plan->snapshot, obstacles);
     }
     plan->directory_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (plan->directory_fd < 0)

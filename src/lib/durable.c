@@ -3,6 +3,7 @@
 #include "durable.h"
 #include "lib-internal.h"
 
+#include "cold/cold.h"
 #include "native_pd/native_pd.h"
 #include "object/object.h"
 #include "target/target.h"
@@ -35,7 +36,7 @@ int durable_find_obstacles(pid_t pid, struct obstacles *obstacles, struct reseat
         if (r < 0)
             error_errno(ret_error, r, "judging what an image of process %d would bring back", pid);
     }
-    return r;
+    return r == 0 ? cold_check_process(pid, obstacles, ret_error) : r;
 }
 
 /* A line of /proc/PID/maps: shared, and of no file that has a name. */

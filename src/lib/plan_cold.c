@@ -48,6 +48,20 @@ static int add_cold(struct plan *plan, const struct snapshot *snapshot, struct r
     return r < 0 ? error_errno(ret_error, r, "planning for process %d", plan->public.pid) : 0;
 }
 
+/* What is not about a capability. An image that nobody could restore is one that is not made. */
+static int add_foresight(struct plan *plan)
+{
+    _cleanup_error_ struct reseat_error *error = NULL;
+    _cleanup_(obstacles_free) struct obstacles obstacles = {0};
+    int r = cold_check_process(plan->public.pid, &obstacles, &error);
+    if (r < 0)
+        plan->public.cold_blocked = plan_text(plan, "%s", reseat_error_message(error));
+    r = r < 0 && !plan->public.cold_blocked ? -ENOMEM : 0;
+    for (size_t i = 0; r == 0 && i < obstacles.count; i++)
+        r = plan_add_obstacle(plan, &obstacles.items[i], RESEAT_COLD_RESTORE);
+    return r;
+}
+
 int plan_cold_process(struct plan *plan, struct reseat_error **ret_error)
 {
     _cleanup_(native_pd_free) struct native_pd *pd = NULL;
@@ -55,7 +69,12 @@ int plan_cold_process(struct plan *plan, struct reseat_error **ret_error)
     int r = native_pd_open(plan->public.pid, &pd, ret_error);
     if (r == 0)
         r = object_capture_outline(pd, false, &snapshot, ret_error);
-    return r < 0 ? r : add_cold(plan, &snapshot, ret_error);
+    if (r == 0)
+        r = add_cold(plan, &snapshot, ret_error);
+    if (r < 0)
+        return r;
+    r = add_foresight(plan);
+    return r < 0 ? error_errno(ret_error, r, "planning for process %d", plan->public.pid) : 0;
 }
 
 /* ---- a checkpoint ---- */

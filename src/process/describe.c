@@ -216,9 +216,8 @@ void process_read_namespaces(int proc_fd, uint64_t namespaces[SNAPSHOT_NAMESPACE
 const char *const process_namespace_names[SNAPSHOT_NAMESPACES] = {"cgroup", "ipc",  "mnt",  "net",
                                                                   "pid",    "time", "user", "uts"};
 
-static int describe_outside(struct target *holder, struct snapshot *snapshot, struct snapshot_state *state)
+int process_describe_outside(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state)
 {
-    int proc_fd = holder->proc_fd;
     int r = process_read_credentials(proc_fd, snapshot, state);
     if (r == 0)
         r = describe_limits(proc_fd, state);
@@ -348,7 +347,7 @@ int process_describe(struct target *holder, const uint64_t report_action[4], str
     struct snapshot_state *state = array_append(snapshot->states, snapshot->states_count);
     if (!state)
         return error_errno(ret_error, -ENOMEM, "describing process %u", snapshot->process.pid);
-    int r = describe_outside(holder, snapshot, state);
+    int r = process_describe_outside(holder->proc_fd, snapshot, state);
     if (r < 0)
         return error_errno(ret_error, r, "describing process %u", snapshot->process.pid);
     r = describe_inside(holder, report_action, snapshot, state, ret_error);

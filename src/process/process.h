@@ -68,6 +68,8 @@ struct scratch;
  * NULL. */
 int process_describe(struct target *holder, const uint64_t report_action[4], struct snapshot *snapshot,
                      struct reseat_error **ret_error);
+/* The part of it that procfs says of any process, running or not. */
+int process_describe_outside(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state);
 /* Ids, groups and privileges of a process. */
 int process_read_credentials(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state);
 /* The namespaces of a process, by inode; 0: not known. */
