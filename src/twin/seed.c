@@ -27,12 +27,15 @@ static int report_gone(const struct snapshot_process *process, struct reseat_err
 int twin_check(const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     const struct snapshot_process *process = &snapshot->process;
+    bool has_image = snapshot->vmas_count;
+    if (!process->twin)
+        return error_set(ret_error, -ESRCH, "the checkpoint of process %u has no twin, only an image",
+                         process->pid);
     _cleanup_free_ char *boot_id = NULL;
     if (file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &boot_id, NULL) == 0 &&
         strncmp(boot_id, process->boot_id, strlen(process->boot_id)) != 0)
-        return error_set(
-            ret_error, -ESRCH,
-            "the machine was started again since: the twin is gone, and with it this checkpoint");
+        return error_set(ret_error, -ESRCH, "the machine was started again since: the twin is gone%s",
+                         has_image ? ", but there is an image" : ", and with it this checkpoint");
     struct proc_stat stat;
     int r = proc_stat_of((pid_t)process->twin, &stat);
     if (r < 0 || stat.start_time != process->twin_start_time || stat.state == 'Z' || stat.state == 'X')
