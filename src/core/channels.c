@@ -111,8 +111,6 @@ static void read_ahead(struct channel *channel)
 void channel_ready(struct dispatcher *dispatcher, struct channel *channel)
 {
     read_ahead(channel);
-    channel->state = CHANNEL_WAITING;
-    channel->waiting_since = now_ns();
     channel->next_waiting = NULL;
     *dispatcher->last_waiting = channel;
     dispatcher->last_waiting = &channel->next_waiting;
@@ -120,7 +118,6 @@ void channel_ready(struct dispatcher *dispatcher, struct channel *channel)
 
 void channel_rearm(struct dispatcher *dispatcher, struct channel *channel)
 {
-    channel->state = CHANNEL_IDLE;
     if (watch(dispatcher, channel, EPOLL_CTL_MOD) < 0)
         channel_discard(dispatcher, channel);
 }

@@ -133,6 +133,7 @@ static int make_session_of(struct work *work, pid_t pid, struct reply *reply, st
     if (r < 0)
         return error_errno(ret_error, r, "opening process %d, to make a session of it", pid);
     terms.pid = pid;
+    terms.owner = work->packet.sender_user;
     return work_make_session(work, &terms, pidfd, reply, ret_error);
 }
 

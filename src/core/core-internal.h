@@ -28,7 +28,7 @@ bool execution_is_secure(const struct execution *execution);
 /* A plain value. The dispatcher keeps it, a worker is sent a copy. */
 struct terms {
     pid_t pid;
-    uid_t owner; /* whose session it was first: whom it counts to */
+    uid_t owner; /* who had it made: whom it counts to */
     uint32_t rights;
     uint32_t range_count; /* 0: all selectors */
     uint64_t deadline_ns; /* as now_ns(); 0: none */
@@ -129,8 +129,7 @@ struct report {
     enum {
         REPORT_DONE,
         REPORT_MAKE,  /* a session with `terms`; beside it the pidfd. Answer: its client's end */
-        REPORT_CLAIM, /* the process of the session is to be stopped now. Answered when nobody else is at it
-                       */
+        REPORT_CLAIM, /* its process is to be stopped now. Answered when nobody else is at it */
         REPORT_FIND,  /* the session whose client's end has `cookie`. Answer: its terms, its pidfd */
     } kind;
     bool is_closed; /* done: nothing more will come, or may: discard it */

@@ -3,21 +3,13 @@
 
 #include "core/core-internal.h"
 
-enum channel_state {
-    CHANNEL_IDLE,    /* waits for its client */
-    CHANNEL_WAITING, /* has a message, and waits for a worker */
-    CHANNEL_RUNNING, /* a worker has it */
-};
-
 /* A socket with a client behind it: a connection to core itself, or a session. */
 struct channel {
     struct channel *next, *previous;
     struct channel *next_waiting;
-    enum channel_state state;
     int socket;
-    int pidfd;              /* session: of its process */
-    uint64_t cookie;        /* session: of the client's end */
-    uint64_t waiting_since; /* ns */
+    int pidfd;       /* session: of its process */
+    uint64_t cookie; /* session: of the client's end */
     bool is_session;
     bool is_discarded;         /* to be emptied by a worker, and closed */
     struct protocol_head head; /* of its message, read ahead */

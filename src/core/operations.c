@@ -74,6 +74,7 @@ int operation_narrow(struct work *work, struct reply *reply, struct reseat_error
     struct terms terms = work->job.terms;
     int r =
         terms_narrow(&terms, work->request.fixed, work->request.items, work->request.head->count, ret_error);
+    terms.owner = work->packet.sender_user; /* who makes it, not who gave us the one that it is made of */
     if (r == 0)
         r = work_make_session(work, &terms, work->pidfd, reply, ret_error);
     return r < 0 ? r : describe(reply, PROTOCOL_NARROW, &terms, ret_error);

@@ -226,9 +226,9 @@ static bool must_wait(const struct dispatcher *dispatcher, const struct channel 
     return is_claimed(claims, channel->terms.pid) || is_in_use(dispatcher, channel->terms.pid, !stops);
 }
 
-static void answer(struct worker *worker, const struct answer *answer, int fd)
+static void answer(struct worker *worker, const struct answer *content, int fd)
 {
-    packet_send(worker->socket, answer, sizeof *answer, &fd, fd >= 0, MSG_DONTWAIT);
+    packet_send(worker->socket, content, sizeof *content, &fd, fd >= 0, MSG_DONTWAIT);
 }
 
 /* Workers that have all parts now. */
@@ -277,7 +277,6 @@ static void give(struct dispatcher *dispatcher, struct worker *worker, struct ch
     worker->is_claiming = false;
     worker->stops_target = stops_at_once(channel);
     worker->target = worker->stops_target || looks(channel) ? channel->terms.pid : 0;
-    channel->state = CHANNEL_RUNNING;
     int r = packet_send(worker->socket, &job, sizeof job, fds, channel->pidfd >= 0 ? 2 : 1, MSG_DONTWAIT);
     if (r < 0) {
         kill(worker->pid, SIGKILL);

@@ -52,6 +52,7 @@ static void take_control(struct packet *packet, struct msghdr *message)
             header->cmsg_len == CMSG_LEN(sizeof credentials)) {
             memcpy(&credentials, CMSG_DATA(header), sizeof credentials);
             packet->sender = credentials.pid;
+            packet->sender_user = credentials.uid;
         }
         if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
             continue;
@@ -85,6 +86,7 @@ int packet_receive(int socket, struct packet *packet, int flags)
     packet->cap_count = 0;
     packet->length = 0;
     packet->sender = 0;
+    packet->sender_user = (uid_t)-1;
     ssize_t n;
     do
         n = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);

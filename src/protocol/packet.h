@@ -11,7 +11,9 @@ struct packet {
     size_t length;
     int caps[PROTOCOL_CAPABILITIES_MAX];
     size_t cap_count;
-    pid_t sender; /* as the kernel says, if the receiver has asked for it (SO_PASSCRED); 0: it does not */
+    /* Who sent it, as the kernel says if the receiver has asked for it (SO_PASSCRED); 0, -1: it does not. */
+    pid_t sender;
+    uid_t sender_user;
 };
 
 /* Without waiting unless `flags` says so (0 or MSG_DONTWAIT). 0, or a negative errno: -EAGAIN, -EPIPE,
