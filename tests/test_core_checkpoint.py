@@ -126,3 +126,33 @@ def test_twin_that_core_has_not_made(context):
     assert context.restore(directory) == target.pid
     target.send("here\n")
     target.expect("here\n")
+
+
+@timeout(60)
+def test_by_the_command(context):
+    """`reseat checkpoint`, `restore` and `drop` with --core, by a user who could not restore under the old PID."""
+    context.need_root()
+    core, target = Core(context), echo(context, user="nobody")
+    through = ["--core", core.path]
+
+    def reseat(*arguments, status=0):
+        return context.reseat(*arguments, *through, status=status, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
+
+    def give_word():
+        target.send("and again\n")
+        target.expect("and again\n")
+
+    taken = reseat("checkpoint", target.pid, "--leave-running", "--json").json
+    assert taken["dir"] is None and taken["running"] is True
+    give_word()
+    reseat("drop", "--twin", taken["twin"])
+    context.until(lambda: process_name(taken["twin"]) is None, "the copy to end")
+    twin = reseat("checkpoint", target.pid, "--json").json["twin"]
+    context.until(lambda: process_name(target.pid) is None, "the target to end")
+    assert f"restored {target.pid} in" in reseat("restore", "--twin", twin, "--slot", "2=null").stdout
+    give_word()
+    assert os.readlink(f"/proc/{target.pid}/fd/2") == "/dev/null"
+    for wrong in (["checkpoint", target.pid, "-o", "d"], ["checkpoint", target.pid, "--image"], ["restore", "d"], ["restore"],
+                  ["restore", "--twin", "1", "--cold"], ["restore", "--twin", "x"], ["drop", "d"], ["drop"]):
+        assert "usage: " in reseat(*wrong, status=2).stderr
+    assert "usage: " in context.reseat("restore", "--twin", twin, status=2).stderr

@@ -27,7 +27,15 @@ static const struct cli_option options[] = {
      "also store what is in the files that are mapped\n(programs, libraries)"},
     {OPTION_ALLOW, "allow", "degraded|lost",
      "go on although something would come back with\nless state (degraded), or not at all (lost)"},
+    CLI_CORE_OPTION,
     {0},
+};
+
+/* What the command line asks for. */
+struct wish {
+    struct reseat_checkpoint_options library;
+    const char *dir;  /* "-": a stream; NULL: through core, the twin alone */
+    const char *core; /* NULL: with our own rights */
 };
 
 static struct json_object *describe(const char *dir, bool runs_on,
@@ -59,10 +67,24 @@ static void print_text(FILE *stream, bool runs_on, const struct reseat_checkpoin
     fputs(runs_on ? ", it runs on\n" : "\n", stream);
 }
 
-/* Reads the options into `wanted` and *ret_dir. Returns an exit status. */
-static int read_options(const struct cli *cli, const struct cli_arguments *arguments,
-                        struct reseat_checkpoint_options *wanted, const char **ret_dir)
+/* Core makes no directories, and of images only streams. Returns an exit status. */
+static int check_core(const struct cli *cli, const struct wish *wish)
 {
+    if (wish->dir && strcmp(wish->dir, "-") != 0)
+        return usage_error(cli,
+                           "checkpoint: through core the checkpoint is the twin, and no directory is made: "
+                           "leave out -o (or -o - for an image)");
+    if (wish->library.flags & (RESEAT_COMPRESS | RESEAT_SELF_CONTAINED))
+        return usage_error(cli, "checkpoint: --compress and --self-contained are not for --core");
+    if (!wish->dir && (wish->library.flags & RESEAT_IMAGE))
+        return usage_error(cli, "checkpoint: an image through core goes to standard output: -o -");
+    return CLI_DONE;
+}
+
+/* Reads the options into *wish. Returns an exit status. */
+static int read_options(const struct cli *cli, const struct cli_arguments *arguments, struct wish *wish)
+{
+    struct reseat_checkpoint_options *wanted = &wish->library;
     static const struct {
         int option;
         unsigned flag;
@@ -79,17 +101,24 @@ static int read_options(const struct cli *cli, const struct cli_arguments *argum
             if (given->option->id == flags[f].option)
                 wanted->flags |= flags[f].flag;
         if (given->option->id == 'o')
-            *ret_dir = given->value;
+            wish->dir = given->value;
+        else if (given->option->id == OPTION_CORE)
+            wish->core = given->value;
         else if (given->option->id == OPTION_ALLOW && !parse_allow(given->value, &wanted->allow))
             return usage_error(cli, "checkpoint: --allow takes degraded or lost, not %s", given->value);
     }
-    if (!*ret_dir || !**ret_dir)
+    if (wish->core) {
+        int status = check_core(cli, wish);
+        if (status != CLI_DONE || !wish->dir)
+            return status;
+    }
+    if (!wish->dir || !*wish->dir)
         return usage_error(cli, "checkpoint: -o DIR is missing: where shall the checkpoint be?");
     if ((wanted->flags & RESEAT_LIVE) &&
         (wanted->flags & (RESEAT_IMAGE | RESEAT_COMPRESS | RESEAT_SELF_CONTAINED)))
         return usage_error(cli, "checkpoint: --live writes no image, so that --image, --compress and "
                                 "--self-contained contradict it");
-    if (strcmp(*ret_dir, "-") != 0)
+    if (strcmp(wish->dir, "-") != 0)
         return CLI_DONE;
     if (wanted->flags & RESEAT_LIVE)
         return usage_error(cli, "checkpoint: a twin cannot be sent into a stream; leave out --live");
@@ -100,34 +129,48 @@ static int read_options(const struct cli *cli, const struct cli_arguments *argum
     return CLI_DONE;
 }
 
+static int carry_out(const struct wish *wish, pid_t pid, struct reseat_checkpoint_result *ret_result,
+                     struct reseat_error **ret_error)
+{
+    bool is_stream = wish->dir && strcmp(wish->dir, "-") == 0;
+    if (!wish->core)
+        return is_stream ? reseat_checkpoint_stream(pid, STDOUT_FILENO, &wish->library, ret_result, ret_error)
+                         : reseat_checkpoint(pid, wish->dir, &wish->library, ret_result, ret_error);
+    _cleanup_(close_pd) struct reseat_pd *pd = NULL, *twin = NULL;
+    int r = reseat_pd_connect(wish->core, pid, &pd, ret_error);
+    if (r < 0)
+        return r;
+    return is_stream ? reseat_pd_checkpoint_stream(pd, STDOUT_FILENO, &wish->library, ret_result, ret_error)
+                     : reseat_pd_checkpoint(pd, &wish->library, ret_result, &twin, ret_error);
+}
+
 static int run(const struct cli *cli, const struct cli_arguments *arguments)
 {
-    const char *dir = NULL;
     pid_t pid;
     _cleanup_(progress_end) struct progress progress = {0};
     progress_begin(&progress, cli, "writing memory");
-    struct reseat_checkpoint_options wanted = {.note = note,
-                                               .userdata = (void *)cli,
-                                               .progress = progress_report,
-                                               .progress_userdata = &progress};
+    struct wish wish = {.library = {.note = note,
+                                    .userdata = (void *)cli,
+                                    .progress = progress_report,
+                                    .progress_userdata = &progress}};
     if (arguments->word_count != 1)
         return usage_error(cli, "checkpoint: give one PID");
     if (!parse_pid(arguments->words[0], &pid))
         return usage_error(cli, "checkpoint: %s is not a PID", arguments->words[0]);
-    int status = read_options(cli, arguments, &wanted, &dir);
+    int status = read_options(cli, arguments, &wish);
     if (status != CLI_DONE)
         return status;
 
-    bool is_stream = strcmp(dir, "-") == 0, runs_on = wanted.flags & RESEAT_LEAVE_RUNNING;
+    bool is_stream = wish.dir && strcmp(wish.dir, "-") == 0;
+    bool runs_on = wish.library.flags & RESEAT_LEAVE_RUNNING;
     struct reseat_checkpoint_result result = {0};
     struct reseat_error *error = NULL;
-    int r = is_stream ? reseat_checkpoint_stream(pid, STDOUT_FILENO, &wanted, &result, &error)
-                      : reseat_checkpoint(pid, dir, &wanted, &result, &error);
+    int r = carry_out(&wish, pid, &result, &error);
     progress_end(&progress);
     if (r < 0)
         return failure(r, &error);
     if (cli->json)
-        json_print(describe(dir, runs_on, &result));
+        json_print(describe(wish.dir, runs_on, &result));
     else if (!is_stream || !cli->quiet)
         print_text(is_stream ? stderr : stdout, runs_on, &result);
     output_flush(); /* the checkpoint is made, even if nobody can be told */
@@ -137,7 +180,7 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
 const struct cli_verb verb_checkpoint = {
     .name = "checkpoint",
     .usage = "PID -o DIR|- [--live|--image] [--leave-running] [--compress] [--self-contained] "
-             "[--allow=degraded|lost]",
+             "[--allow=degraded|lost] [--core SOCKET]",
     .summary = "checkpoint a process into a directory and end it",
     .about =
         "Stops the process, makes its twin (a dormant process that holds its memory and its whole "
@@ -159,6 +202,9 @@ const struct cli_verb verb_checkpoint = {
         "Example: park a server, and bring it back\n"
         "  $ reseat checkpoint 1234 --live -o /var/tmp/parked\n"
         "  $ reseat restore /var/tmp/parked\n"
+        "Through core (--core), for those who may not do it themselves, the checkpoint is the twin alone:\n"
+        "`reseat restore --twin PID --core SOCKET` puts the process back.\n"
+        "\n"
         "Example: move a process to another machine\n"
         "  $ reseat checkpoint 1234 -o - | ssh host reseat restore -\n",
     .options = options,

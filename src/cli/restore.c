@@ -17,7 +17,8 @@ enum {
     OPTION_WAIT,
     OPTION_ALLOW,
     OPTION_COLD,
-    OPTION_NEW_NAMESPACE
+    OPTION_NEW_NAMESPACE,
+    OPTION_TWIN
 };
 
 static const struct cli_option options[] = {
@@ -35,6 +36,8 @@ static const struct cli_option options[] = {
     {OPTION_WAIT, "wait", "T", "how long to wait for the PID to become free: 5, 5s, 500ms\n(default: 5s)"},
     {OPTION_ALLOW, "allow", "degraded|lost",
      "go on although something would come back with\nless state (degraded), or not at all (lost)"},
+    {OPTION_TWIN, "twin", "PID", "with --core: the twin, instead of a directory"},
+    CLI_CORE_OPTION,
     {0},
 };
 
@@ -45,6 +48,8 @@ struct wishes {
     struct reseat_restore_options library;
     struct slot_list slots;
     bool attach;
+    const char *core; /* NULL: with our own rights */
+    pid_t twin;       /* through core */
 };
 
 static void free_wishes(struct wishes *wishes)
@@ -85,6 +90,13 @@ static int read_wishes(const struct cli *cli, const struct cli_arguments *argume
                 status =
                     usage_error(cli, "restore: --wait takes a time such as 5, 5s or 500ms, not %s", value);
             break;
+        case OPTION_CORE:
+            wishes->core = value;
+            break;
+        case OPTION_TWIN:
+            if (!parse_pid(value, &wishes->twin))
+                status = usage_error(cli, "restore: %s is not a PID", value);
+            break;
         case OPTION_ALLOW:
             if (!parse_allow(value, &library->allow))
                 status = usage_error(cli, "restore: --allow takes degraded or lost, not %s", value);
@@ -122,18 +134,45 @@ static void print_text(const struct reseat_restore_result *result)
            format_duration(result->restore_ns, duration, sizeof duration), result->same, result->slots);
 }
 
+/* From a twin that core has made, and with its rights. */
+static int run_through_core(const struct cli *cli, const struct wishes *wishes)
+{
+    if (!wishes->core || !wishes->twin)
+        return usage_error(cli, "restore: --core and --twin go together, and without a directory");
+    if (wishes->attach || (wishes->library.flags & (RESEAT_COLD | RESEAT_NEW_NAMESPACE)))
+        return usage_error(cli, "restore: --attach, --cold and --new-namespace are not for --core");
+    _cleanup_(close_pd) struct reseat_pd *twin = NULL;
+    struct reseat_restore_result result = {.pidfd = -1};
+    struct reseat_error *error = NULL;
+    int r = reseat_pd_connect(wishes->core, wishes->twin, &twin, &error);
+    if (r == 0)
+        r = reseat_pd_restore(twin, &wishes->library, &result, NULL, NULL, &error);
+    if (r < 0)
+        return failure(r, &error);
+    close(result.pidfd);
+    if (cli->json)
+        print_json(NULL, &result);
+    else
+        print_text(&result);
+    output_flush();
+    return CLI_DONE;
+}
+
 static int run(const struct cli *cli, const struct cli_arguments *arguments)
 {
+    _cleanup_(free_wishes) struct wishes wishes = {0};
+    int status = read_wishes(cli, arguments, &wishes);
+    if (status != CLI_DONE)
+        return status;
+    if (wishes.core || wishes.twin)
+        return arguments->word_count ? usage_error(cli, "restore: a directory is not for --core and --twin")
+                                     : run_through_core(cli, &wishes);
     if (arguments->word_count != 1)
         return usage_error(cli, "restore: give one checkpoint directory");
     const char *dir = arguments->words[0];
     bool is_stream = strcmp(dir, "-") == 0;
     if (is_stream && isatty(STDIN_FILENO))
         return usage_error(cli, "restore: - reads an image from standard input, which is a terminal");
-    _cleanup_(free_wishes) struct wishes wishes = {0};
-    int status = read_wishes(cli, arguments, &wishes);
-    if (status != CLI_DONE)
-        return status;
     _cleanup_(attach_end) struct attachment attachment = {.terminal = -1, .signal_fd = -1};
     if (wishes.attach) {
         status = attach_prepare(&attachment);
@@ -173,7 +212,7 @@ const struct cli_verb verb_restore = {
         "DIR|- [--slot SEL=PATH|fd:N|keep|close|null|fail]… [--cold] [--new-namespace] [--keep] [--new-pid] "
         "[--attach] "
         "[--wait T] "
-        "[--allow=degraded|lost]",
+        "[--allow=degraded|lost] | --twin PID --core SOCKET …",
     .summary = "put a process back: same PID, same slots, same objects",
     .about =
         "Makes the process again from the twin of DIR, compares slot by slot that every selector has "
