@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <string.h>
 
 #define SECTION_VMAS    ".reseat.vma"
 #define SECTION_EXTENTS ".reseat.extent"
@@ -15,6 +16,15 @@
 static bool are_pages(uint64_t address)
 {
     return address % CORE_PAGE_BYTES == 0;
+}
+
+/* As the kernel tells it. (Where it leads is looked at when it is opened.) */
+static bool is_full_path(const char *path)
+{
+    for (const char *part = strchr(path, '/'); part; part = strchr(part + 1, '/'))
+        if (strncmp(part, "/../", 4) == 0 || strcmp(part, "/..") == 0)
+            return false;
+    return path[0] == '/';
 }
 
 static int check_vma(const struct snapshot *snapshot, size_t row, struct reseat_error **ret_error)
@@ -33,7 +43,11 @@ static int check_vma(const struct snapshot *snapshot, size_t row, struct reseat_
         return core_bad_row(ret_error, SECTION_VMAS, row, "%" PRIu64 " is no offset", vma->offset);
     if (vma->page_shift < PAGE_SHIFT_MIN || vma->page_shift > PAGE_SHIFT_MAX)
         return core_bad_row(ret_error, SECTION_VMAS, row, "pages of 2^%u bytes", vma->page_shift);
-    return core_check_text(snapshot, SECTION_VMAS, row, "path", vma->path_offset, PATH_MAX, ret_error);
+    int r = core_check_text(snapshot, SECTION_VMAS, row, "path", vma->path_offset, PATH_MAX, ret_error);
+    if (r == 0 && vma->kind == SNAPSHOT_VMA_FILE &&
+        !is_full_path((const char *)snapshot->blobs + vma->path_offset))
+        return core_bad_row(ret_error, SECTION_VMAS, row, "its path is not absolute, or has .. in it");
+    return r;
 }
 
 int core_check_vmas(const struct snapshot *snapshot, struct reseat_error **ret_error)

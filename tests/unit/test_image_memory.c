@@ -145,7 +145,7 @@ static void map_large(void)
     fill_page(large + LARGE_BYTES - 2 * PAGE, 2);
 }
 
-/* A child that has mapped all of it and sleeps. */
+/* A child that has mapped all of it and stands still. */
 static pid_t start_child(bool with_large)
 {
     int ends[2];
@@ -168,6 +168,8 @@ static pid_t start_child(bool with_large)
     close(ends[1]);
     assert_int_equal(read(ends[0], &byte, 1), 1);
     close(ends[0]);
+    kill(pid, SIGSTOP); /* its stack is not to change any more either */
+    waitpid(pid, NULL, WUNTRACED);
     return pid;
 }
 
@@ -579,6 +581,15 @@ static struct snapshot_vma *vmas_of(uint8_t *bytes)
     return (struct snapshot_vma *)(bytes + find_section(bytes, ".reseat.vma")->sh_offset);
 }
 
+/* The path of the first mapping of a file. */
+static char *file_path(uint8_t *bytes)
+{
+    struct snapshot_vma *vma = vmas_of(bytes);
+    while (vma->kind != SNAPSHOT_VMA_FILE)
+        vma++;
+    return (char *)bytes + find_section(bytes, ".reseat.blob")->sh_offset + vma->path_offset;
+}
+
 /* Computes the checksums of headers and tables anew, as docs/image.md tells it. */
 static void seal(uint8_t *bytes)
 {
@@ -621,6 +632,15 @@ BREAK(crooked_offset, vmas_of(bytes)->offset = 100)
 BREAK(far_offset, vmas_of(bytes)->offset = UINT64_MAX - 4095)
 BREAK(odd_pages, vmas_of(bytes)->page_shift = 64)
 BREAK(no_path, vmas_of(bytes)->path_offset = UINT64_MAX)
+BREAK(path_upwards, strcpy(file_path(bytes), "/a/../b"))
+BREAK(path_up_at_the_end, strcpy(file_path(bytes), "/a/.."))
+BREAK(path_of_here, strcpy(file_path(bytes), "a/b"))
+BREAK(swapped_tables, Elf64_Word name = find_section(bytes, ".reseat.vma")->sh_name;
+      Elf64_Shdr *extents = find_section(bytes, ".reseat.extent");
+      find_section(bytes, ".reseat.vma")->sh_name = extents->sh_name; extents->sh_name = name)
+BREAK(swapped_places, Elf64_Off offset = find_section(bytes, ".reseat.vma")->sh_offset;
+      Elf64_Shdr *blobs = find_section(bytes, ".reseat.blob");
+      find_section(bytes, ".reseat.vma")->sh_offset = blobs->sh_offset; blobs->sh_offset = offset)
 BREAK(no_memory, find_section(bytes, CORE_SECTION_MEMORY)->sh_name += 1)
 BREAK(memory_twice,
       find_section(bytes, ".reseat.lock")->sh_name = find_section(bytes, CORE_SECTION_MEMORY)->sh_name)
@@ -659,6 +679,11 @@ static void test_hostile_memory(void **state)
         {far_offset, "is no offset"},
         {odd_pages, "pages of 2^64 bytes"},
         {no_path, "lies outside .reseat.blob"},
+        {path_upwards, "has .. in it"},
+        {path_up_at_the_end, "has .. in it"},
+        {path_of_here, "not absolute"},
+        {swapped_tables, "section .reseat."},
+        {swapped_places, "section .reseat."},
         {no_memory, ""},
         {memory_twice, "is there twice"},
         {segment_outside, "program header 0: is not about memory"},
