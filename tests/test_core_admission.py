@@ -1,14 +1,16 @@
 """Who gets a session of what: the kernel's word, what proves nothing, set-user-ID programs, the configuration."""
 
+import contextlib
 import ctypes
 import os
 import shutil
 import signal
 import struct
+import threading
 from pathlib import Path
 
 from reseat_test import Skip, each
-from reseat_test.core import (ALL, EINVAL, EPERM, ESRCH, ESTALE, NOBODY, Core, ask, in_child, maps, pd, refused,
+from reseat_test.core import (ALL, EINVAL, EPERM, ESRCH, ESTALE, NOBODY, Core, ask, in_child, pd, refused,
                               sleeper, stat_mode, wait_for_sleep)
 
 # ---- who gets one ----
@@ -36,6 +38,15 @@ def test_proofs_that_prove_nothing(context):
             ask(core, target.pid, [wrong, good])
     with refused(EINVAL, "needs a pidfd"):
         ask(core, target.pid, [])
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    with contextlib.suppress(OSError):  # before Linux 6.9 there are none of threads
+        of_thread = os.pidfd_open(thread.native_id, os.O_EXCL)
+        with refused(EINVAL, "of thread"):
+            ask(core, thread.native_id, [of_thread, good])
+    stop.set()
+    thread.join()
     with refused(EPERM, "core itself"):
         ask(core, core.pid, [os.pidfd_open(core.pid), good])
     target.kill()

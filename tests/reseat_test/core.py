@@ -1,7 +1,6 @@
 """What the tests of core are written with: a core of the test's own, and a client, which is examples/pd_client.py, so
 that it is tested with it."""
 
-import array
 import contextlib
 import ctypes
 import importlib.util
