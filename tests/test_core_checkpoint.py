@@ -1,7 +1,10 @@
 """Checkpoint and restore through core, by clients without privileges."""
 
 import os
+import shutil
+import signal
 import struct
+import time
 
 from reseat_test import each, timeout
 from reseat_test.core import (ALL, EBADF, EINVAL, EPERM, ESRCH, NOBODY, Core, in_child, pd, process_name, refused,
@@ -90,6 +93,26 @@ def test_checkpoint_and_restore(context, core_user):
     give_word()
     assert os.listdir(checkpoints) == []
     assert stat_mode(checkpoints) == 0o700
+
+
+def test_twins_that_clients_end_leave_nothing(context):
+    core, target = Core(context), echo(context)
+    checkpoints = f"{os.path.dirname(core.path)}/checkpoints"
+    session = core.open(target.pid)
+    for _ in range(3):
+        _, twin = checkpoint(session, LEAVE_RUNNING)
+        os.kill(twin, signal.SIGKILL)
+        context.until(lambda: process_name(twin) is None, "the twin to end")
+    for name, age in (".old", 7200), (".new", 0):  # drafts that killed workers could leave
+        os.mkdir(f"{checkpoints}/{name}", 0o700)
+        with open(f"{checkpoints}/{name}/1.core", "wb"):
+            pass
+        os.utime(f"{checkpoints}/{name}", (time.time() - age,) * 2)
+    twin, _ = checkpoint(session, LEAVE_RUNNING)
+    assert len(left := os.listdir(checkpoints)) == 2 and ".new" in left, left
+    shutil.rmtree(f"{checkpoints}/.new")
+    twin.call(DROP)
+    assert os.listdir(checkpoints) == []
 
 
 @timeout(60)

@@ -22,9 +22,12 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 /* A client may not hold a worker for longer by its restore than this. */
 #define WAIT_MAX_NS 60000000000U
+/* A draft that is older than any worker can be. */
+#define DRAFT_SECONDS_MAX 3600
 /* As many as a message has room for. */
 #define CHOICES_MAX (PROTOCOL_MESSAGE_BYTES / sizeof(struct protocol_choice))
 
@@ -80,6 +83,47 @@ static int make_directory(const struct work *work, struct reseat_error **ret_err
         return error_directory(work, -errno, ret_error);
     bool is_ours = S_ISDIR(status.st_mode) && status.st_uid == geteuid() && !(status.st_mode & 0077);
     return is_ours ? 0 : error_directory(work, -EPERM, ret_error);
+}
+
+/* One entry of the directory: of a twin that was ended without core, or a draft that a worker had to leave.
+ */
+static bool is_left(const char *path, const char *name)
+{
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    struct stat status;
+    uid_t owner;
+    if (name[0] == '.')
+        return lstat(path, &status) == 0 && time(NULL) - status.st_mtime > DRAFT_SECONDS_MAX;
+    return image_read(path, &snapshot, &owner, NULL) == 0 && twin_check(&snapshot, NULL) == -ESRCH;
+}
+
+/* A draft need not be complete, so that image_remove() would not know it. All that is in it is core's. */
+static void remove_draft(const char *path)
+{
+    _cleanup_closedir_ DIR *stream = opendir(path);
+    for (struct dirent *entry; stream && (entry = readdir(stream));)
+        unlinkat(dirfd(stream), entry->d_name, 0);
+    rmdir(path);
+}
+
+/* What clients leave behind goes when the next one comes: they could make the directory grow otherwise, by
+ * ending the twins themselves. */
+static void remove_left(const struct work *work)
+{
+    const char *directory = work->configuration->checkpoint_directory;
+    _cleanup_closedir_ DIR *stream = opendir(directory);
+    for (struct dirent *entry; stream && (entry = readdir(stream));) {
+        char path[PATH_MAX];
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        if (snprintf(path, sizeof path, "%s/%s", directory, entry->d_name) >= PATH_MAX ||
+            !is_left(path, entry->d_name))
+            continue;
+        if (entry->d_name[0] == '.')
+            remove_draft(path);
+        else
+            image_remove(path, NULL);
+    }
 }
 
 static int name_checkpoint(const struct work *work, char path[static PATH_MAX])
@@ -159,6 +203,7 @@ static int take_checkpoint(struct work *work, const struct reseat_checkpoint_opt
     int r = make_directory(work, ret_error);
     if (r < 0)
         return r;
+    remove_left(work);
     r = name_checkpoint(work, path);
     return r < 0 ? error_directory(work, r, ret_error)
                  : reseat_checkpoint(pid, path, options, ret_result, ret_error);
