@@ -205,10 +205,6 @@ struct object_options {
         *unwanted; /* something else will be put at all its selectors: neither judged nor made */
     size_t unwanted_count;
     bool allows_degraded, allows_lost; /* else -EREMOTEIO and the sentence of the first such capability */
-    /* Files are opened, sockets bound and so on with the rights of this user (only root can choose; 0: with
-     * ours): whoever owns an image must not get at more through it than without it. */
-    uid_t uid;
-    gid_t gid;
 };
 
 /* What a cold restore makes of one capability. */
@@ -240,9 +236,10 @@ struct object_set {
 
 void object_set_end(struct object_set *set); /* cleanup function */
 
-/* Makes all objects, in our own process. Lost ones, if they are allowed, are a placeholder on which every
- * operation fails with EBADF. Also prepares the snapshot for process_rebuild(): actions of `interests`,
- * `positions` for O_ASYNC, `reopens` (whose capabilities are not in the set: nothing is to be installed). */
+/* Makes all objects, in our own process and with our rights: whose image it is, the caller has judged. Lost
+ * ones, if they are allowed, are a placeholder on which every operation fails with EBADF. Also prepares the
+ * snapshot for process_rebuild(): actions of `interests`, `positions` for O_ASYNC, `reopens` (whose
+ * capabilities are not in the set: nothing is to be installed). */
 int object_recreate(struct snapshot *snapshot, const struct object_options *options,
                     struct object_set *ret_set, struct reseat_error **ret_error);
 /* Makes those that need the restored process to be there (a pidfd on itself). `pid`: its number here. */

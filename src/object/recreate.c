@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
 /* ---- what kinds call ---- */
 
@@ -60,36 +59,6 @@ int making_set_flags(native_cap_t cap, unsigned flags)
     if (now < 0 || (now != wanted && fcntl(cap, F_SETFL, wanted) < 0))
         return -errno;
     return 0;
-}
-
-/* ---- rights ---- */
-
-/* The rights of `uid` for this thread alone; what it had before is put back by rights_put_back(). */
-struct rights {
-    bool are_changed;
-    uid_t uid;
-    gid_t gid;
-};
-
-static int rights_take(const struct object_options *options, struct rights *ret_rights)
-{
-    *ret_rights = (struct rights){.uid = geteuid(), .gid = getegid()};
-    if (!options || options->uid == 0 || geteuid() != 0)
-        return 0;
-    /* The raw calls: the C library's would change all threads. Giving up the effective user id 0 gives up
-     * the effective CAP_* set with it. */
-    if (syscall(SYS_setresgid, -1, options->gid, -1) < 0)
-        return -errno;
-    ret_rights->are_changed = true;
-    return syscall(SYS_setresuid, -1, options->uid, -1) < 0 ? -errno : 0;
-}
-
-static void rights_put_back(struct rights *rights)
-{
-    if (!rights->are_changed)
-        return;
-    if (syscall(SYS_setresuid, -1, rights->uid, -1) < 0 || syscall(SYS_setresgid, -1, rights->gid, -1) < 0)
-        abort(); /* we would go on as somebody else */
 }
 
 /* ---- the set ---- */
@@ -258,19 +227,6 @@ static int make_all(struct object_making *making, const enum object_fate *fates,
     return r == 0 ? note_asynchronous(making, ret_error) : r;
 }
 
-static int make_with_rights(struct object_making *making, const enum object_fate *fates,
-                            struct reseat_error **ret_error)
-{
-    struct rights rights;
-    int r = rights_take(making->options, &rights);
-    if (r < 0)
-        error_errno(ret_error, r, "taking the rights of user %u", making->options->uid);
-    else
-        r = make_all(making, fates, ret_error);
-    rights_put_back(&rights);
-    return r;
-}
-
 /* What is of no selector has a verdict only if there is something to say. */
 static void sort_fates(const struct snapshot *snapshot, const struct object_verdicts *verdicts,
                        enum object_fate *fates)
@@ -307,7 +263,7 @@ int object_recreate(struct snapshot *snapshot, const struct object_options *opti
         return error_errno(ret_error, -ENOMEM, "making %zu objects", snapshot->objects_count);
     sort_fates(snapshot, &verdicts, fates);
     raise_limit();
-    r = make_with_rights(making, fates, ret_error);
+    r = make_all(making, fates, ret_error);
     making_free(making);
     if (r < 0)
         return r;

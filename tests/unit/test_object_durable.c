@@ -203,6 +203,81 @@ static void test_pipes(void **state)
     expect_recreated(set_up_pipes, look_at_pipes);
 }
 
+/* ---- rows that make no sense ---- */
+
+static void set_up_little(void)
+{
+    int ends[2];
+    MUST(pipe(ends));
+}
+
+#define SPOIL(name, statement)                                                                               \
+    static void name(struct snapshot *s)                                                                     \
+    {                                                                                                        \
+        statement;                                                                                           \
+    }
+SPOIL(object_id, s->objects[1].id = 1)
+SPOIL(object_kind, s->objects[1].kind_offset = s->blobs_count)
+SPOIL(object_name, s->objects[1].name_offset = UINT64_MAX)
+SPOIL(object_state, s->objects[1].state_length = s->blobs_count)
+SPOIL(object_flags, s->objects[1].flags = 8)
+SPOIL(object_reason, s->objects[1].flags = 1; s->objects[1].reason_offset = s->blobs_count + 1)
+SPOIL(capability_none, s->capabilities[1].object = 0)
+SPOIL(capability_object, s->capabilities[1].object = (uint32_t)s->objects_count + 1)
+SPOIL(capability_selector, s->capabilities[1].selector = 1 << 20)
+SPOIL(capability_twice, s->capabilities[1].selector = s->capabilities[0].selector)
+
+static void test_rows(void **state)
+{
+    (void)state;
+    static const struct {
+        void (*spoil)(struct snapshot *s);
+        const char *words;
+    } rows[] = {
+        {object_id, "row 1: has the id 1"},
+        {object_kind, "row 1: "},
+        {object_name, "row 1: "},
+        {object_state, "row 1: "},
+        {object_flags, "row 1: flags 0x8"},
+        {object_reason, "row 1: "},
+        {capability_none, "row 1: holds no object"},
+        {capability_object, "which there is not"},
+        {capability_selector, "1048576 is no selector"},
+        {capability_twice, "is there twice"},
+    };
+    _cleanup_(snapshot_free) struct snapshot good = {0};
+    capture_subject(set_up_little, &good);
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        _cleanup_(snapshot_free) struct snapshot bad = {0};
+        _cleanup_error_ struct reseat_error *error = NULL;
+        assert_int_equal(snapshot_copy(&good, &bad), 0);
+        rows[i].spoil(&bad);
+        assert_int_equal(core_check_objects(&bad, &error), -EBADMSG);
+        if (!strstr(error->message, rows[i].words))
+            fail_msg("\"%s\" does not say \"%s\"", error->message, rows[i].words);
+    }
+}
+
+/* What a state says is judged before anything is made. */
+static void test_states(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(object_set_end) struct object_set set = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    capture_subject(set_up_files, &snapshot);
+    struct snapshot_object *row = &snapshot.objects[object_at(&snapshot, 20) - 1];
+    char *path = (char *)memmem(snapshot.blobs + row->state_offset, row->state_length, "/tmp/", 5);
+    assert_non_null(path);
+    memcpy(path, "/../t", 5);
+    assert_int_equal(object_recreate(&snapshot, NULL, &set, &error), -EBADMSG);
+    assert_non_null(strstr(error->message, "its path leads somewhere else"));
+    memcpy(path, "/tmp/", 5);
+    row->state_length = 10;
+    assert_int_equal(object_recreate(&snapshot, NULL, &set, &error), -EBADMSG);
+    assert_int_equal(set.count, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -210,6 +285,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_deleted, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_judged, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_pipes, make_directory, remove_directory),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test_setup_teardown(test_states, make_directory, remove_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -207,6 +207,8 @@ static void set_up_mapped(void)
 static void test_mapped(void **state)
 {
     (void)state;
+    if (geteuid() != 0)
+        skip(); /* needs CAP_CHECKPOINT_RESTORE */
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
     _cleanup_(object_set_end) struct object_set set = {0};
     _cleanup_(native_pd_free) struct native_pd *pd = NULL;
@@ -266,6 +268,8 @@ static void look_at_inotify(void)
 static void test_inotify(void **state)
 {
     (void)state;
+    if (geteuid() != 0)
+        skip(); /* needs CAP_DAC_READ_SEARCH */
     expect_recreated(set_up_inotify, look_at_inotify);
 }
 
@@ -278,6 +282,8 @@ static void set_up_inotify_events(void)
 static void test_inotify_events(void **state)
 {
     (void)state;
+    if (geteuid() != 0)
+        skip(); /* needs CAP_DAC_READ_SEARCH */
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
     _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
     capture_subject(set_up_inotify_events, &snapshot);

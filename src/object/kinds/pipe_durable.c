@@ -78,6 +78,9 @@ static int add_content(struct object_capture *capture, struct pipe_state *state)
                                      : making_reopen(capture->cap, O_RDONLY | O_NONBLOCK);
     _cleanup_close_ int read_end = -EBADF, write_end = -EBADF;
     int ends[2], waiting = 0;
+    /* A pipe of another user, of which we have the writing end only: its readers are outside. */
+    if (source == -EACCES && !is_reader(capture->sight->flags))
+        return 0;
     if (source < 0 || ioctl(source, FIONREAD, &waiting) < 0)
         return source < 0 ? source : -errno;
     if (waiting == 0)
