@@ -414,6 +414,46 @@ static void test_outside(void **state)
     close(outside_listener);
 }
 
+/* ---- looking leaves no trace ---- */
+
+static void set_up_much(void)
+{
+    int peek = 2;
+    set_up_pairs();
+    close_range(20, 60, 0);
+    set_up_flight();
+    pair_at(SOCK_STREAM, 50, 51);
+    MUST(write(50, "0123456789", 10));
+    MUST(setsockopt(51, SOL_SOCKET, SO_PEEK_OFF, &peek, sizeof peek));
+    int ends[2];
+    MUST(pipe(ends));
+    put_at(60, ends[0]);
+    put_at(61, ends[1]);
+    MUST(write(61, "in the pipe", 11));
+}
+
+/* Captured twice, a process that runs has the same state twice. */
+static void test_undisturbed(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot first = {0}, second = {0};
+    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
+    _cleanup_error_ struct reseat_error *error = NULL;
+    void (*set_up)(void) = set_up_much;
+    pid_t pid = subject_start(run_set_up, &set_up);
+    first.process.pid = second.process.pid = (uint32_t)pid;
+    if (native_pd_open(pid, &pd, &error) < 0 || object_capture(pd, &first, &error) < 0 ||
+        object_capture(pd, &second, &error) < 0)
+        fail_with_error("capture", error);
+    subject_stop(pid);
+    assert_int_equal(first.objects_count, second.objects_count);
+    for (size_t i = 0; i < first.objects_count; i++) {
+        const struct snapshot_object *a = &first.objects[i], *b = &second.objects[i];
+        assert_int_equal(a->state_length, b->state_length);
+        assert_memory_equal(first.blobs + a->state_offset, second.blobs + b->state_offset, a->state_length);
+    }
+}
+
 /* ---- live ones ---- */
 
 static void set_up_given(void)
@@ -462,6 +502,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_names, make_directory, remove_directory),
         cmocka_unit_test(test_credentials),
         cmocka_unit_test(test_outside),
+        cmocka_unit_test(test_undisturbed),
         cmocka_unit_test(test_given),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
