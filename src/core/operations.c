@@ -71,9 +71,11 @@ int operation_info(struct work *work, struct reply *reply, struct reseat_error *
 
 int operation_narrow(struct work *work, struct reply *reply, struct reseat_error **ret_error)
 {
+    const struct protocol_narrow *request = work->request.fixed;
     struct terms terms = work->job.terms;
-    int r =
-        terms_narrow(&terms, work->request.fixed, work->request.items, work->request.head->count, ret_error);
+    int r = request->reserved ? error_set(ret_error, -EINVAL, "narrow: what is reserved must be 0") : 0;
+    if (r == 0)
+        r = terms_narrow(&terms, request, work->request.items, work->request.head->count, ret_error);
     terms.owner = work->packet.sender_user; /* who makes it, not who gave us the one that it is made of */
     if (r == 0)
         r = work_make_session(work, &terms, work->pidfd, reply, ret_error);
