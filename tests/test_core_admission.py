@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from reseat_test import Skip, each
-from reseat_test.core import (ALL, EINVAL, EPERM, ESRCH, ESTALE, NOBODY, Core, ask, in_child, pd, refused,
+from reseat_test.core import (ALL, EINVAL, EXAMPLE, EPERM, ESRCH, ESTALE, NOBODY, Core, ask, in_child, pd, refused,
                               sleeper, stat_mode, wait_for_sleep)
 
 # ---- who gets one ----
@@ -91,6 +91,30 @@ def test_kernel_decides_for_an_ordinary_user(context):
             ask(core, roots.pid, [os.pidfd_open(roots.pid), memory_of_root])
 
     in_child(context, client, NOBODY)
+
+
+def test_capabilities_of_a_file(context):
+    """Such a client may trace everything, but somebody else could have its connection from before: it counts for less."""
+    context.need_root()
+    context.need("/usr/bin/python3")
+    core, target = Core(context), sleeper(context, user="daemon")
+    program = context.path("python3")
+    shutil.copy("/usr/bin/python3", program)
+    wanted = 1 << 19 | 1 << 1 | 1 << 2  # CAP_SYS_PTRACE, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    try:
+        os.setxattr(program, "security.capability", struct.pack("<IIIII", 0x02000001, wanted, 0, 0, 0))
+    except OSError as error:
+        raise Skip(f"no capabilities of files here: {error}") from None
+    code = ("import os, sys; sys.path.insert(0, sys.argv[1]); import pd_client\n"
+            "os.close(os.open(f'/proc/{sys.argv[2]}/mem', os.O_RDWR))\nprint('may')\n"
+            "pd_client.Session.open(int(sys.argv[2]), 63, sys.argv[3])\nprint('has')")
+    result = context.run([program, "-c", code, str(EXAMPLE.parent), target.pid, core.path], status=None, user=NOBODY,
+                         group=NOBODY, extra_groups=[], cwd="/")
+    if "may" not in result.stdout:
+        raise Skip(f"it has not got them: {result}")
+    assert result.status != 0 and "has" not in result.stdout and "CAP_SYS_PTRACE" in result.stderr, result
+    as_root = context.run([program, "-c", code, str(EXAMPLE.parent), target.pid, core.path])
+    assert "has" in as_root.stdout
 
 
 SET_USER_ID = r"""

@@ -137,10 +137,14 @@ static void read_peer_capabilities(int socket, struct ids *ids)
         return;
     }
     _cleanup_(ids_end) struct ids process = {0};
-    if (pidfd_process(pidfd, &pid) < 0 || ids_of_process(pid, &process) < 0 || pidfd_has_ended(pidfd))
+    struct execution execution;
+    if (pidfd_process(pidfd, &pid) < 0 || execution_read(pid, &execution) < 0 ||
+        ids_of_process(pid, &process) < 0 || pidfd_has_ended(pidfd))
         return;
-    /* It may have executed something else since it connected: then it is not the one that asks. */
-    if (process.users[1] != ids->users[1])
+    bool is_secure = execution_is_secure(&execution);
+    /* It may have executed something since it connected, and others may have the connection from it:
+     * privileges that were gained by an execve do not count, as they may be newer than the connection. */
+    if (process.users[1] != ids->users[1] || is_secure)
         return;
     ids->permitted = process.permitted;
     ids->effective = process.effective;
