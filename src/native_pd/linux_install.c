@@ -125,7 +125,9 @@ static int take(struct native_pd *pd, size_t scratch_bytes, struct target *ret_t
                 struct reseat_error **ret_error)
 {
     _cleanup_(target_release) struct target target = TARGET_NONE;
-    int r = target_seize(pd->pid, &target, ret_error);
+    int r = target_check_stoppable(pd->pid, ret_error);
+    if (r == 0)
+        r = target_seize(pd->pid, &target, ret_error);
     if (r == -EPERM && !native_pd_has_ended(pd))
         return native_pd_error_permission(pd->pid, ret_error);
     /* Seen alive after it was seized by its number: so it is this one, and stays it. */

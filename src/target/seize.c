@@ -23,6 +23,9 @@
 /* PF_IO_WORKER and PF_USER_WORKER, include/linux/sched.h: io_uring's and vhost's threads. */
 #define KERNEL_WORKER_FLAGS 0x4010
 
+/* How long a thread may be in an uninterruptible wait before it is believed to stay there. */
+#define UNINTERRUPTIBLE_NS 50000000
+
 int target_open(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
 {
     _cleanup_close_ int pidfd = sys_pidfd_open(pid);
@@ -226,6 +229,27 @@ static int report_unstoppable(struct target *target, pid_t tid, struct reseat_er
         "thread %d of process %d does not stop (state %c, waits in %s): it may be in a vfork(2) or in "
         "an uninterruptible wait; try again when that is over",
         tid, target->pid, stat.state, where && *where ? where : "an unknown place");
+}
+
+int target_check_stoppable(pid_t pid, struct reseat_error **ret_error)
+{
+    _cleanup_close_ int proc_fd = proc_open(pid);
+    _cleanup_free_ int *tids = NULL;
+    size_t count = 0;
+    int r = proc_fd < 0 ? proc_fd : proc_list_numbers(proc_fd, "task", &tids, &count);
+    if (r < 0)
+        return error_errno(ret_error, r == -ENOENT ? -ESRCH : r, "listing the threads of process %d", pid);
+    struct target target = {.pid = pid, .proc_fd = proc_fd};
+    uint64_t start_ns = now_ns();
+    for (size_t i = 0; i < count; i++) {
+        struct proc_stat stat;
+        while (proc_stat_of(tids[i], &stat) == 0 && stat.state == 'D') {
+            if (now_ns() - start_ns > UNINTERRUPTIBLE_NS)
+                return report_unstoppable(&target, tids[i], ret_error);
+            nanosleep(&(struct timespec){.tv_nsec = UNINTERRUPTIBLE_NS / 20}, NULL);
+        }
+    }
+    return 0;
 }
 
 /* Waits until the thread stands in the stop that we asked for. A signal that was on its way is delivered

@@ -86,6 +86,9 @@ struct target {
 int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret_error);
 /* Seizes and stops the leader alone, for one system call through the stub. */
 int target_seize_leader(pid_t pid, struct target *ret_target, struct reseat_error **ret_error);
+/* Before anything is seized: whether all threads can be stopped now. The others would stand still for as long
+ * as one cannot, and that one could not be let go. -ETIMEDOUT: one stays in an uninterruptible wait. */
+int target_check_stoppable(pid_t pid, struct reseat_error **ret_error);
 /* Stops all threads, including those that appear meanwhile, and reads their registers and signal masks.
  * -ETIMEDOUT: a thread does not stop (named, with what it waits in). */
 int target_stop(struct target *target, struct reseat_error **ret_error);

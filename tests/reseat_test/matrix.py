@@ -338,9 +338,10 @@ class Stage:
                 for _ in range(3):
                     self.install_and_close(pd)
         except PdError as error:
-            if INSTALL not in self.subject.refused:
+            is_filtered = error.code == "EPERM" and "seccomp" in error.sentence and os.geteuid() != 0
+            if INSTALL not in self.subject.refused and not is_filtered:
                 raise Failure(f"install: {error}") from None
-            if self.subject.refused[INSTALL][1] not in error.sentence:
+            if not is_filtered and self.subject.refused[INSTALL][1] not in error.sentence:
                 raise Failure(f"expected {self.subject.refused[INSTALL][1]!r} in {error}") from None
         else:
             if INSTALL in self.subject.refused:

@@ -276,6 +276,60 @@ static void a_call_under_way_takes_another_number(void **state)
     subject_stop(pid);
 }
 
+/* vfork(2): stands still until its child has ended or executed something. */
+static void *vfork_for_long(void *unused)
+{
+    while (!atomic_load(&shared->stop)) {
+        pid_t child = vfork();
+        if (child == 0) {
+            for (volatile int i = 0; i < 2000 && !atomic_load(&shared->stop); i++)
+                syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = 10000000}, NULL);
+            _exit(0);
+        }
+    }
+    return unused;
+}
+
+/* Notes how long it was stopped at most. */
+static void *watch_the_clock(void *unused)
+{
+    for (uint64_t before = now_ns(), now; !atomic_load(&shared->stop); before = now) {
+        usleep(500);
+        now = now_ns();
+        if (now - before > shared->waited)
+            atomic_store(&shared->waited, now - before);
+    }
+    return unused;
+}
+
+static void set_up_vfork(void *unused)
+{
+    (void)unused;
+    closefrom(3);
+    start_thread(watch_the_clock);
+    start_thread(vfork_for_long);
+    usleep(50000);
+}
+
+static void who_cannot_be_stopped_stops_nobody(void **state)
+{
+    (void)state;
+    pid_t pid = subject_start(set_up_vfork, NULL);
+    struct reseat_pd *pd = open_pd(pid);
+    struct reseat_error *error = NULL;
+    int cap = eventfd(0, EFD_CLOEXEC);
+    atomic_store(&shared->waited, 0);
+    assert_int_equal(reseat_pd_install(pd, cap, 50, 0, &error), -ETIMEDOUT);
+    assert_non_null(strstr(reseat_error_message(error), "vfork"));
+    base_error_free(&error);
+    usleep(5000);
+    assert_true(shared->waited < 1000000000); /* without a look beforehand it would be two seconds */
+    atomic_store(&shared->stop, 1);
+    close(cap);
+    reseat_pd_free(pd);
+    subject_stop(pid);
+}
+
 /* ---- a table that is shared without being a thread ---- */
 
 static int accept_in_sharer(void *unused)
@@ -490,9 +544,10 @@ static int run_all(const char *name)
 {
 #define WITH_SHARED(test) cmocka_unit_test_setup_teardown(test, set_up_shared, tear_down_shared)
     const struct CMUnitTest tests[] = {
-        WITH_SHARED(a_process_at_work_notices_nothing), WITH_SHARED(a_call_under_way_takes_another_number),
-        WITH_SHARED(what_a_sharer_is_opening_is_busy),  WITH_SHARED(what_a_sharer_opens_is_left_alone),
-        WITH_SHARED(a_filter_is_suspended_or_refused),  WITH_SHARED(a_target_that_dies_is_gone),
+        WITH_SHARED(a_process_at_work_notices_nothing),  WITH_SHARED(a_call_under_way_takes_another_number),
+        WITH_SHARED(who_cannot_be_stopped_stops_nobody), WITH_SHARED(what_a_sharer_is_opening_is_busy),
+        WITH_SHARED(what_a_sharer_opens_is_left_alone),  WITH_SHARED(a_filter_is_suspended_or_refused),
+        WITH_SHARED(a_target_that_dies_is_gone),
     };
     return cmocka_run_group_tests_name(name, tests, core_start, core_stop);
 }
