@@ -6,6 +6,7 @@
  * core has made it anew. It waits for its turns with rest(). */
 #include "../session.h"
 #include "lib.h"
+#include "trial.h"
 
 #define KEPT_MAX  256
 #define KEPT_SLOT 0x100 /* capabilities lie from here on in our own space */
@@ -33,7 +34,7 @@ static int exchange(const foc_slot_t *caps, foc_slot_t arriving, struct protocol
     foc_word_t tag = foc_call(COMPONENT_SLOT_SESSION,
                               FOC_TAG(message.word_count, message.cap_count, 0, COMPONENT_PROTOCOL));
     if (tag & FOC_TAG_ERROR)
-        return -E_IO;
+        return -E_IO; /* too many capabilities, or core is gone */
     if (FOC_TAG_PROTOCOL(tag) < 0)
         return (int)FOC_TAG_PROTOCOL(tag);
     message.word_count = FOC_TAG_WORDS(tag);
@@ -42,8 +43,6 @@ static int exchange(const foc_slot_t *caps, foc_slot_t arriving, struct protocol
     int r = session_decode(&message, PROTOCOL_IS_REPLY, ret_view, &reason);
     if (r < 0)
         tell("a reply that cannot be read: %s", reason);
-    else if (ret_view->head->result < 0)
-        tell("refused: %s", (const char *)ret_view->items);
     return r < 0 ? r : ret_view->head->result;
 }
 
@@ -107,6 +106,110 @@ static int install_all(unsigned *ret_gone)
     return 0;
 }
 
+/* ---- what else a session is good for ---- */
+
+static int ask(unsigned operation, uint32_t flags, const void *body, size_t bytes, unsigned count,
+               struct protocol_view *ret_view)
+{
+    struct protocol_head *head = session_begin(&message, operation, 1);
+    head->flags = flags;
+    __builtin_memcpy(session_body(&message, 0), body, bytes);
+    session_end(&message, PROTOCOL_IS_REQUEST, count, 0);
+    return exchange(NULL, KEPT_SLOT + KEPT_MAX, ret_view);
+}
+
+static bool list_agrees(void)
+{
+    struct protocol_view view;
+    uint32_t from = 0, found = 0;
+    bool agrees = true;
+    while (from != PROTOCOL_SELECTOR_END) {
+        struct protocol_from asked = {.from = from, .capacity = 10};
+        if (ask(PROTOCOL_LIST, 0, &asked, sizeof asked, 0, &view) < 0)
+            return false;
+        for (unsigned i = 0; i < view.head->count; i++, found++)
+            agrees =
+                agrees && found < kept_count && ((const uint32_t *)view.items)[i] == kept[found].selector;
+        from = ((const struct protocol_next *)view.fixed)->next;
+    }
+    return agrees && found == kept_count;
+}
+
+/* Each with those behind it, a few pairs a message. The capabilities that were kept must say the same as the
+ * session: the kernel compares rights too, so only pairs with the same rights can be held against each other.
+ */
+static bool compare_agrees(unsigned *ret_aliases)
+{
+    struct protocol_view view;
+    for (unsigned i = 0; i < kept_count; i++)
+        for (unsigned k = i + 1; k < kept_count; k++) {
+            struct protocol_pair pairs[2] = {{kept[i].selector, kept[k].selector},
+                                             {kept[k].selector, kept[i].selector}};
+            if (ask(PROTOCOL_COMPARE, 0, pairs, sizeof pairs, 2, &view) < 0)
+                return false;
+            const int32_t *orders = view.items;
+            if (orders[0] != -orders[1])
+                return false;
+            *ret_aliases += orders[0] == 0;
+            if (kept[i].flags == kept[k].flags &&
+                (orders[0] == 0) != kernel_caps_are_equal(COMPONENT_SLOT_TASK, KEPT_SLOT + i, KEPT_SLOT + k))
+                return false;
+        }
+    return true;
+}
+
+static void try_refusals(void)
+{
+    struct protocol_view view;
+    uint32_t unused = TARGET_FREE;
+    foc_slot_t cap = KEPT_SLOT;
+    struct protocol_slot occupied = kept[0], beyond = {.selector = 0x10000, .flags = PROTOCOL_READ};
+    report(install(&occupied, &cap, 1) == -E_EXIST, "an occupied selector is refused through the session");
+    report(install(&beyond, &cap, 1) == -E_BADF,
+           "a selector that does not exist is refused through the session");
+    cap = KEPT_SLOT + KEPT_MAX + SESSION_CAPABILITIES_MAX; /* empty */
+    struct protocol_slot fresh = {.selector = TARGET_FREE, .flags = PROTOCOL_READ};
+    report(install(&fresh, &cap, 1) == -E_BADF, "an empty source is refused through the session");
+    report(ask(PROTOCOL_CLOSE, 0, &unused, sizeof unused, 1, &view) == -E_BADF,
+           "closing an unused selector is refused through the session");
+    session_begin(&message, 0x7777, 1);
+    message.word_count = 5;
+    report(exchange(NULL, KEPT_SLOT + KEPT_MAX, &view) < 0, "a message that is none is refused");
+}
+
+static void try_install_and_close(void)
+{
+    struct protocol_view view;
+    struct protocol_slot fresh = {.selector = TARGET_FREE, .flags = PROTOCOL_READ};
+    struct protocol_from asked = {.from = TARGET_FREE, .capacity = 1};
+    uint32_t selector = TARGET_FREE;
+    foc_slot_t cap = KEPT_SLOT;
+    bool is_well = install(&fresh, &cap, 1) == 0 &&
+                   ask(PROTOCOL_REQUEST, PROTOCOL_EXACT, &asked, sizeof asked, 0, &view) == 0 &&
+                   view.head->count == 1 &&
+                   ((const struct protocol_slot *)view.items)->flags == PROTOCOL_READ;
+    kernel_drop(KEPT_SLOT + KEPT_MAX);
+    is_well = is_well && ask(PROTOCOL_CLOSE, 0, &selector, sizeof selector, 1, &view) == 0 &&
+              ask(PROTOCOL_REQUEST, PROTOCOL_EXACT, &asked, sizeof asked, 0, &view) == 0 &&
+              view.head->count == 0;
+    report(is_well, "one is installed with fewer rights, requested, and closed, in the stopped target");
+}
+
+static void try_session(void)
+{
+    struct protocol_view view;
+    unsigned aliases = 0;
+    report(ask(PROTOCOL_INFO, 0, NULL, 0, 0, &view) == 0 &&
+               ((const struct protocol_session *)view.fixed)->id > 0,
+           "the session says what it is of");
+    report(list_agrees(), "list names the selectors that request went over");
+    bool agrees = compare_agrees(&aliases);
+    report(agrees && aliases > 0, "compare says of each two what the kernel says (%u pairs are aliases)",
+           aliases);
+    try_refusals();
+    try_install_and_close();
+}
+
 static void drop_all(void)
 {
     for (unsigned i = 0; i < kept_count; i++)
@@ -116,10 +219,14 @@ static void drop_all(void)
 
 void component_main(unsigned thread)
 {
+    bool has_tried = false;
     (void)thread;
     for (;;) {
         rest(0, 0);
         int r = request_all();
+        if (r == 0 && !has_tried)
+            try_session();
+        has_tried = true;
         rest(r < 0 ? r : (long)kept_count, 0);
         unsigned gone = 0;
         r = install_all(&gone);

@@ -130,6 +130,20 @@ static int serve_report(struct component *component, unsigned words)
     return 0;
 }
 
+/* Dataspaces go above stacks and below core's scratch pages, where nothing else is. */
+static bool is_free(const struct component *component, foc_word_t start, foc_word_t bytes)
+{
+    if (start % FOC_PAGE_SIZE || start < COMPONENT_CONTROL || start >= COMPONENT_SCRATCH ||
+        bytes > COMPONENT_SCRATCH - start)
+        return false;
+    for (unsigned i = 0; i < component->region_count; i++) {
+        const struct region *region = &component->regions[i];
+        if (start < region->start + (region->pages << FOC_PAGE_SHIFT) && region->start < start + bytes)
+            return false;
+    }
+    return true;
+}
+
 /* A dataspace becomes a region of the component, if what it names is one. Answers its size. */
 static int serve_attach(struct component *component)
 {
@@ -150,8 +164,7 @@ static int serve_attach(struct component *component)
         return -E_INVAL;
     if (component->region_count == REGIONS_MAX)
         return -E_NOSPC;
-    if (start % FOC_PAGE_SIZE || component_region(component, start) ||
-        component_region(component, start + (dataspace->count << FOC_PAGE_SHIFT) - 1))
+    if (!is_free(component, start, dataspace->count << FOC_PAGE_SHIFT))
         return -E_EXIST;
     component->regions[component->region_count++] = (struct region){.start = start,
                                                                     .pages = dataspace->count,

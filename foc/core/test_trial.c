@@ -17,6 +17,7 @@
 #define START_MS          5000
 #define CHECKS_MS         60000
 #define SIGNALS_MEANWHILE 1
+#define ROUNDS            20u
 
 static struct component *peer, *target, *checkpointer;
 static struct target_control *control;
@@ -337,7 +338,10 @@ static void try_checkpointer(void)
     check(only_session(), "the checkpointer holds a PD session, and else only what is its own");
     if (!take_and_record())
         return;
+    unsigned reports = checkpointer->reports, failures = checkpointer->failures;
     long kept = checkpointer_turn(&more);
+    checks.passed += checkpointer->reports - reports - (checkpointer->failures - failures);
+    checks.failed += checkpointer->failures - failures;
     check(kept == (long)space.count, "the checkpointer has iterated with request, and keeps %ld of %zu", kept,
           space.count);
     destroy();
@@ -377,6 +381,66 @@ static void try_vault(void)
     foc_vault_free(&vault);
 }
 
+/* One round of it, without words. */
+static int restore_once(struct foc_vault *vault, unsigned *ret_wrong)
+{
+    struct native_pd *pd = NULL;
+    int r = space_record(target, &space, &error);
+    if (r == 0)
+        r = foc_vault_make(FOC_SLOT_FACTORY, vault, &error);
+    if (r == 0)
+        r = native_pd_open(target->id, &pd, &error);
+    if (r == 0)
+        r = foc_vault_fill(vault, pd, &error);
+    native_pd_free(&pd);
+    if (r < 0)
+        return r;
+    component_destroy(target);
+    r = checkpoint_rebuild(target, &checkpoint, &error);
+    if (r == 0)
+        r = native_pd_open(target->id, &pd, &error);
+    if (r == 0)
+        r = foc_vault_restore(vault, pd, &error);
+    native_pd_free(&pd);
+    if (r < 0)
+        return r;
+    *ret_wrong = space_compare(target, &space, &error);
+    return checkpoint_start(target, &checkpoint, &error);
+}
+
+/* Over and over, so that it is stopped at many places of what it does. */
+static void try_often(void)
+{
+    unsigned done = 0, wrong = 0, waiting = 0, repeated = 0, interrupted = 0;
+    print("\n         again and again, with the vault\n");
+    for (; done < ROUNDS; done++) {
+        struct foc_vault vault = {0};
+        unsigned wrong_now = 0;
+        error = NULL;
+        int r = checkpoint_take(target, &checkpoint, &error);
+        waiting += checkpoint.waiting;
+        repeated += checkpoint.repeated;
+        interrupted += checkpoint.interrupted;
+        if (r == 0)
+            r = restore_once(&vault, &wrong_now);
+        wrong += wrong_now;
+        foc_vault_free(&vault);
+        checkpoint_free(target, &checkpoint);
+        space_free(&space);
+        if (r < 0)
+            break;
+        serve_for(3 + done % 7);
+    }
+    check(done == ROUNDS,
+          "%u of %u times destroyed and made anew%s%s (%u waits were made again, %u calls repeated, %u sends "
+          "lost)",
+          done, ROUNDS, done < ROUNDS && error ? ": " : "", done < ROUNDS && error ? error->message : "",
+          waiting, repeated, interrupted);
+    check(wrong == 0, "with not one selector wrong");
+    goes_on("after all of them");
+    check_from_inside("after all of them");
+}
+
 static bool is_ready(void *context)
 {
     (void)context;
@@ -401,4 +465,5 @@ void test_trial(const struct foc_kip *kip)
     try_leave_running();
     try_checkpointer();
     try_vault();
+    try_often();
 }
