@@ -27,7 +27,7 @@ int space_record(struct component *component, struct space *ret_space, struct re
     *ret_space = (struct space){0};
     int r = native_pd_open(component->id, &pd, ret_error);
     if (r == 0)
-        r = foc_list_by_probing(pd, 0, ret_space->selectors, SPACE_MAX, &ret_space->count);
+        r = foc_list_by_halving(pd, 0, ret_space->selectors, SPACE_MAX, &ret_space->count);
     if (r == 0)
         r = record_rights(pd, ret_space, ret_error);
     if (r == 0)
@@ -76,29 +76,48 @@ static bool compare_one(struct component *component, struct native_pd *pd, struc
     return !wrong;
 }
 
-unsigned space_compare(struct component *component, const struct space *space,
+/* The used selectors of today, ascending. */
+static int list_now(struct native_pd *pd, bool asks_each, selector_t *selectors, size_t *ret_count)
+{
+    return asks_each ? foc_list_by_probing(pd, 0, selectors, SPACE_MAX, ret_count)
+                     : foc_list_by_halving(pd, 0, selectors, SPACE_MAX, ret_count);
+}
+
+static unsigned compare_all(struct component *component, const struct space *space, struct native_pd *pd,
+                            struct native_pd *reference, const selector_t *now, size_t now_count)
+{
+    unsigned wrong = 0;
+    for (size_t i = 0; i < space->count; i++)
+        wrong += !compare_one(component, pd, reference, space->selectors[i], space->flags[i]);
+    for (size_t i = 0, k = 0; i < now_count; i++) {
+        while (k < space->count && space->selectors[k] < now[i])
+            k++;
+        if (k < space->count && space->selectors[k] == now[i])
+            continue;
+        print("core: selector %u of %s is used, and was not\n", now[i], component->name);
+        wrong++;
+    }
+    return wrong;
+}
+
+unsigned space_compare(struct component *component, const struct space *space, bool asks_each,
                        struct reseat_error **ret_error)
 {
     struct native_pd *pd = NULL, *reference = NULL;
-    unsigned wrong = 0;
-    size_t next = 0;
+    selector_t now[SPACE_MAX];
+    size_t now_count = 0;
+    unsigned wrong = 1;
     int r = foc_pd_register(REFERENCE_ID, space->reference.task, ret_error);
     if (r == 0)
         r = native_pd_open(REFERENCE_ID, &reference, ret_error);
     if (r == 0)
         r = native_pd_open(component->id, &pd, ret_error);
-    for (selector_t selector = 0; r == 0 && selector < foc_selector_limit(); selector++) {
-        bool was_used = next < space->count && space->selectors[next] == selector;
-        if (was_used) {
-            wrong += !compare_one(component, pd, reference, selector, space->flags[next]);
-            next++;
-        } else if (kernel_cap_is_valid(component->task, selector)) {
-            print("core: selector %u of %s is used, and was not\n", selector, component->name);
-            wrong++;
-        }
-    }
+    if (r == 0)
+        r = list_now(pd, asks_each, now, &now_count);
+    if (r == 0)
+        wrong = compare_all(component, space, pd, reference, now, now_count);
     foc_pd_forget(REFERENCE_ID);
     native_pd_free(&reference);
     native_pd_free(&pd);
-    return r < 0 ? 1 : wrong;
+    return wrong;
 }

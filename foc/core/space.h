@@ -14,9 +14,9 @@ struct space {
 };
 
 int space_record(struct component *component, struct space *ret_space, struct reseat_error **ret_error);
-/* Asks each of the 65,536 selectors of the component. What is its own must be the object that it has now,
- * everything else the object that it was; rights as they were. Returns how many selectors are wrong, and
- * prints each. */
-unsigned space_compare(struct component *component, const struct space *space,
+/* What is the component's own must be the object that it has now, everything else the object that it was;
+ * rights as they were, and nothing at other selectors: each of the 65,536 is asked, or, unless `asks_each`,
+ * they are enumerated by halving. Returns how many selectors are wrong, and prints each. */
+unsigned space_compare(struct component *component, const struct space *space, bool asks_each,
                        struct reseat_error **ret_error);
 void space_free(struct space *space);

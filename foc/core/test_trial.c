@@ -306,7 +306,7 @@ static bool interrupt_arrived(void *context)
 static void conclude(const char *when)
 {
     uint64_t interrupts = control->progress[TARGET_INTERRUPT];
-    unsigned wrong = space_compare(target, &space, &error);
+    unsigned wrong = space_compare(target, &space, true, &error);
     check(wrong == 0, "core finds its capability space as it was, selector by selector (%zu used, %u wrong)",
           space.count, wrong);
     if (!check_result(checkpoint_start(target, &checkpoint, &error), &error,
@@ -404,7 +404,7 @@ static int restore_once(struct foc_vault *vault, unsigned *ret_wrong)
     native_pd_free(&pd);
     if (r < 0)
         return r;
-    *ret_wrong = space_compare(target, &space, &error);
+    *ret_wrong = space_compare(target, &space, false, &error);
     return checkpoint_start(target, &checkpoint, &error);
 }
 
