@@ -14,6 +14,7 @@
 #include "scratch.h"
 
 #define CALLS_END_MS 60 /* as long calls of the kernel and of servers may go on before they are cancelled */
+#define TRIGGER_MS   2
 #define STOP_MS      2000
 #define SERVER_TRIES 500 /* of finding a server without a request in hand */
 
@@ -60,19 +61,33 @@ static int trigger(struct component *component, unsigned number, foc_word_t flag
     return r < 0 ? error_set(ret_error, r, "stopping thread %u of %s", number, component->name) : 0;
 }
 
-/* Threads that serve nobody. What they have called has time to answer. */
+/* All that serve nobody and have not stopped yet. */
+static int trigger_clients(struct component *component, foc_word_t flags, bool *ret_was_triggered,
+                           struct reseat_error **ret_error)
+{
+    int r = 0;
+    for (unsigned i = 0; i < THREADS_MAX && r == 0; i++) {
+        ret_was_triggered[i] =
+            is_used(component, i) && !is_server(component, i) && !has_stopped(component, i);
+        if (ret_was_triggered[i])
+            r = trigger(component, i, flags, ret_error);
+    }
+    return r;
+}
+
+/* What they have called has time to answer. They are triggered again and again, because a thread that has not
+ * run since it was last let go is still in its exception for the kernel, which ignores the trigger then
+ * (kern/thread_object.cpp, ex_regs) and says that all is well. */
 static int stop_clients(struct component *component, bool *ret_was_canceled, struct reseat_error **ret_error)
 {
     int r = 0;
-    for (unsigned i = 0; i < THREADS_MAX && r == 0; i++)
-        if (is_used(component, i) && !is_server(component, i))
-            r = trigger(component, i, 0, ret_error);
-    serve_until(clients_have_stopped, component, CALLS_END_MS);
-    for (unsigned i = 0; i < THREADS_MAX && r == 0; i++) {
-        ret_was_canceled[i] = is_used(component, i) && !is_server(component, i) && !has_stopped(component, i);
-        if (ret_was_canceled[i])
-            r = trigger(component, i, FOC_EX_REGS_CANCEL, ret_error);
+    for (unsigned waited = 0; r == 0 && waited < CALLS_END_MS && !clients_have_stopped(component);
+         waited += TRIGGER_MS) {
+        r = trigger_clients(component, 0, ret_was_canceled, ret_error);
+        serve_until(clients_have_stopped, component, TRIGGER_MS);
     }
+    if (r == 0)
+        r = trigger_clients(component, FOC_EX_REGS_CANCEL, ret_was_canceled, ret_error);
     if (r == 0 && serve_until(clients_have_stopped, component, STOP_MS) < 0)
         r = error_set(ret_error, -E_TIMEDOUT, "not all threads of %s stopped", component->name);
     return r;
