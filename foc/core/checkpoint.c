@@ -13,10 +13,11 @@
 #include "core.h"
 #include "scratch.h"
 
-#define CALLS_END_MS 60 /* as long calls of the kernel and of servers may go on before they are cancelled */
-#define TRIGGER_MS   2
-#define STOP_MS      2000
-#define SERVER_TRIES 500 /* of finding a server without a request in hand */
+#define CALLS_END_MS      60 /* as long calls of the kernel and of servers may go on before they are cancelled */
+#define TRIGGER_MS        2
+#define SYSTEM_CALL_BYTES 2
+#define STOP_MS           2000
+#define SERVER_TRIES      500 /* of finding a server without a request in hand */
 
 static bool is_used(const struct component *component, unsigned number)
 {
@@ -25,7 +26,7 @@ static bool is_used(const struct component *component, unsigned number)
 
 static bool is_at_system_call(struct component *component, foc_word_t rip)
 {
-    const unsigned char *first = component_memory(component, rip - 2);
+    const unsigned char *first = component_memory(component, rip - SYSTEM_CALL_BYTES);
     const unsigned char *second = component_memory(component, rip - 1);
     return first && second && *first == 0x0f && *second == 0x05;
 }
@@ -93,12 +94,16 @@ static int stop_clients(struct component *component, bool *ret_was_canceled, str
     return r;
 }
 
-/* Was it waiting for anybody when it was cancelled? Then nobody waits for an answer of it. */
+/* Was it waiting for anybody when it was cancelled, or just about to? Then nobody waits for an answer of it.
+ */
 static bool owes_no_answer(struct component *component, unsigned number)
 {
     const struct foc_registers *registers = &component->threads[number].registers;
-    return is_at_system_call(component, registers->rip) && (registers->rdx & FOC_OPEN_WAIT) &&
-           (registers->rax & FOC_TAG_ERROR);
+    bool is_wait = registers->rdx & FOC_OPEN_WAIT;
+    if (is_at_system_call(component, registers->rip))
+        return is_wait && (registers->rax & FOC_TAG_ERROR);
+    return is_at_system_call(component, registers->rip + SYSTEM_CALL_BYTES) && is_wait &&
+           !(registers->rdx & FOC_SEND);
 }
 
 /* A thread that serves a gate, and has taken a request that it has not answered yet, cannot be stopped there:
@@ -184,7 +189,7 @@ static int save_threads(struct component *component, const bool *was_canceled, s
     int r = 0;
     for (unsigned i = 0; i < THREADS_MAX && r == 0; i++) {
         struct saved_thread *saved = &checkpoint->threads[i];
-        if (!is_used(component, i))
+        if (!is_used(component, i) || !has_stopped(component, i))
             continue;
         saved->is_used = true;
         saved->registers = component->threads[i].registers;
@@ -259,10 +264,11 @@ int checkpoint_take(struct component *component, struct checkpoint *checkpoint,
     bool was_canceled[THREADS_MAX] = {false};
     *checkpoint = (struct checkpoint){0};
     int r = stop(component, was_canceled, ret_error);
-    if (r == 0)
-        r = scratch_open(component, ret_error);
-    if (r == 0)
-        r = save_threads(component, was_canceled, checkpoint, ret_error);
+    /* Also if not all have stopped: a wait that was cancelled has to be made again when they are let run. */
+    int saved = scratch_open(component, r < 0 ? NULL : ret_error);
+    if (saved == 0)
+        saved = save_threads(component, was_canceled, checkpoint, r < 0 ? NULL : ret_error);
+    r = r < 0 ? r : saved;
     if (r == 0)
         r = save_memory(component, checkpoint, ret_error);
     scratch_close(component);

@@ -130,7 +130,7 @@ static void test_rights(void)
 static void test_server_side(void)
 {
     foc_slot_t client = slots_take();
-    native_cap_t with, without;
+    native_cap_t with = NATIVE_CAP_INVALID, without = NATIVE_CAP_INVALID;
     foc_word_t label = 0;
     kernel_map(FOC_SLOT_TASK, FOC_SLOT_TASK, FOC_FPAGE_SLOTS(gate, 0, FOC_RIGHTS_RWS), FOC_CAP(client), 0);
     check(install_one((native_cap_t)gate, 0x300, 0) == 0 &&
