@@ -6,8 +6,8 @@
  * same. As that was sent by a living process, the number is not another's; as the pidfd says that it has not
  * ended, it still is not.
  *
- * It may have executed another program since. Nothing is put into one that has gained privileges by that
- * (AT_SECURE), or is not dumpable: what it has at its selectors is not its sender's any more.
+ * It may have executed another program since. With one that has gained privileges by that (AT_SECURE), or is
+ * not dumpable, nothing is done.
  *
  * See unix(7), pidfd_getfd(2). */
 #include "core/core-internal.h"
@@ -28,18 +28,49 @@ static int check_sender(const struct work *work, int pidfd, pid_t *ret_pid, stru
     return 0;
 }
 
+/* Whoever sent a message may execute a set-user-ID program before it is read. What that one has at its
+ * selectors is not its sender's: nothing is taken from it, and nothing put there. *ret_execution: which
+ * program it is. */
+static int check_program(pid_t pid, int pidfd, struct execution *ret_execution,
+                         struct reseat_error **ret_error)
+{
+    _cleanup_(ids_end) struct ids ids = {0};
+    int r = execution_read(pid, ret_execution);
+    if (r == 0)
+        r = ids_of_process(pid, &ids);
+    if (r == 0 && pidfd_has_ended(pidfd))
+        r = -ESRCH;
+    if (r < 0)
+        return error_errno(ret_error, r, "looking which program process %d executes", pid);
+    if (execution_is_secure(ret_execution) || !ids.is_dumpable)
+        return error_set(
+            ret_error, -EPERM,
+            "process %d is not dumpable, or has gained privileges: nothing is taken from it or put "
+            "into it by number",
+            pid);
+    return 0;
+}
+
+/* The same program before and after: so it was taken from that one. */
 int sender_take(struct work *work, int pidfd, unsigned number, int *ret_cap, struct reseat_error **ret_error)
 {
     pid_t pid = 0;
+    struct execution before, after;
     int r = check_sender(work, pidfd, &pid, ret_error);
+    if (r == 0)
+        r = check_program(pid, pidfd, &before, ret_error);
     if (r < 0)
         return r;
-    int cap = sys_pidfd_getfd(pidfd, (int)number);
+    _cleanup_close_ int cap = sys_pidfd_getfd(pidfd, (int)number);
     if (cap < 0)
         return error_errno(ret_error, cap, "taking descriptor %u of process %d, which sent it by number",
                            number, pid);
-    *ret_cap = cap;
-    return 0;
+    r = check_program(pid, pidfd, &after, ret_error);
+    if (r == 0 && !execution_is_same(&before, &after))
+        r = error_set(ret_error, -ESTALE, "process %d has executed another program meanwhile", pid);
+    if (r == 0)
+        *ret_cap = TAKE_FD(cap);
+    return r;
 }
 
 /* ---- fetch ---- */
@@ -54,19 +85,7 @@ static int check_receiver(void *userdata, struct reseat_error **ret_error)
 {
     const struct receiver *receiver = userdata;
     struct execution execution;
-    _cleanup_(ids_end) struct ids ids = {0};
-    int r = execution_read(receiver->pid, &execution);
-    if (r == 0)
-        r = ids_of_process(receiver->pid, &ids);
-    if (r == 0 && pidfd_has_ended(receiver->pidfd))
-        r = -ESRCH;
-    if (r < 0)
-        return error_errno(ret_error, r, "looking which program process %d executes", receiver->pid);
-    if (execution_is_secure(&execution) || !ids.is_dumpable)
-        return error_set(ret_error, -EPERM,
-                         "process %d is not dumpable, or has gained privileges: nothing is put into it",
-                         receiver->pid);
-    return 0;
+    return check_program(receiver->pid, receiver->pidfd, &execution, ret_error);
 }
 
 static int put(struct receiver *receiver, native_cap_t cap, unsigned number, struct reseat_error **ret_error)
