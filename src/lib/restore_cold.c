@@ -193,24 +193,43 @@ static int gather_slots(struct cold_restore *restore)
     return r;
 }
 
-/* The selector at which the controlling terminal is again (of a pair that is made anew the number is
- * another), 1 + it; 0: none. */
-static uint32_t find_terminal_slot(const struct cold_restore *restore)
+/* Whether an object is the terminal of this path, or the master of it. */
+static bool is_terminal(const struct snapshot *snapshot, const struct snapshot_object *object,
+                        const char *path, bool *ret_master)
+{
+    const char *name = (const char *)snapshot->blobs + object->name_offset,
+               *master = strstr(name, "master of pts/");
+    *ret_master = master != NULL;
+    return strcmp(name, path) == 0 ||
+           (master && strncmp(path, "/dev/", 5) == 0 && strcmp(master + strlen("master of "), path + 5) == 0);
+}
+
+/* Finds the selector at which the controlling terminal is again, or its master: of a pair that is made anew
+ * the number is another, and the path leads to somebody else's. */
+static void find_terminal(const struct cold_restore *restore, struct seed *seed)
 {
     const struct snapshot *snapshot = &restore->snapshot;
     char path[32];
     if (!snapshot->process.tty || !process_terminal_path(snapshot->process.tty, path, sizeof path))
-        return 0;
-    for (size_t i = 0; i < snapshot->capabilities_count; i++) {
+        return;
+    for (size_t i = 0; i < snapshot->capabilities_count && !seed->terminal_slot; i++) {
         const struct snapshot_capability *row = &snapshot->capabilities[i];
+        native_cap_t cap = cap_of(restore, row->object);
+        if (cap == NATIVE_CAP_INVALID || slot_is_replaced(wish_of(restore, row->selector)) ||
+            !isatty((int)cap))
+            continue;
+        bool is_master;
         for (size_t j = 0; j < snapshot->objects_count; j++)
             if (snapshot->objects[j].id == row->object &&
-                cap_of(restore, row->object) != NATIVE_CAP_INVALID &&
-                !slot_is_replaced(wish_of(restore, row->selector)) &&
-                strcmp((const char *)snapshot->blobs + snapshot->objects[j].name_offset, path) == 0)
-                return row->selector + 1;
+                is_terminal(snapshot, &snapshot->objects[j], path, &is_master))
+                *(is_master ? &seed->terminal_master : &seed->terminal_slot) = row->selector + 1;
     }
-    return 0;
+}
+
+static bool has_terminal_path(const struct snapshot *snapshot)
+{
+    char path[32];
+    return process_terminal_path(snapshot->process.tty, path, sizeof path) && access(path, R_OK | W_OK) == 0;
 }
 
 /* A session leader whose terminal is not to be had, or is another session's by now, comes back without one.
@@ -224,10 +243,10 @@ static int judge_terminal(struct cold_restore *restore, struct obstacles *obstac
     size_t count = 0;
     if (!(process->flags & SNAPSHOT_LEADS_SESSION) || !is_there)
         return 0;
+    bool is_master;
     for (size_t j = 0; j < restore->snapshot.objects_count; j++)
-        if (strcmp((const char *)restore->snapshot.blobs + restore->snapshot.objects[j].name_offset, path) ==
-            0)
-            return 0; /* it has it at a selector, too: judged there */
+        if (is_terminal(&restore->snapshot, &restore->snapshot.objects[j], path, &is_master))
+            return 0; /* it has it, or its master, at a selector: judged there */
     _cleanup_close_ int proc_fd = open("/proc", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     _cleanup_close_ int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
     bool is_taken = fd < 0;
@@ -366,7 +385,9 @@ static int make_process(struct cold_restore *restore, struct reseat_restore_resu
         r = install_late(restore, &process, ret_error);
     if (r == 0)
         r = take_leases(restore, &process, ret_error);
-    seed.terminal_slot = find_terminal_slot(restore);
+    find_terminal(restore, &seed);
+    if (!seed.terminal_slot && !seed.terminal_master && !has_terminal_path(snapshot))
+        snapshot->process.tty = 0; /* it was lost with the capability, which was said */
     if (r == 0)
         r = process_rebuild(&seed, snapshot, ret_error);
     if (r == 0)

@@ -124,8 +124,9 @@ struct seed {
     bool own_table;       /* its table is not to stay its maker's: something else will be put at some slots */
     bool must_race;       /* it may not choose numbers itself: process_choose_next() does */
     bool is_bare; /* made from an image: it has memory and capabilities of the snapshot, and nothing else */
-    uint32_t terminal_slot; /* is_bare: 1 + the selector that has its controlling terminal; 0: by its path */
-    bool new_session;       /* is_bare: it is to lead a session, whatever it did before */
+    /* is_bare: 1 + the selector that has its controlling terminal, or the master of that; 0: by its path. */
+    uint32_t terminal_slot, terminal_master;
+    bool new_session; /* is_bare: it is to lead a session, whatever it did before */
     bool is_filtered; /* threads must be traced from birth, or their seccomp filter could not be suspended */
 
     uint64_t deadline_ns; /* until when a number that is taken is waited for */

@@ -62,7 +62,10 @@ static int open_terminal(struct seed *seed, const char *path, uint64_t *ret_fd, 
     int r = program_begin(&program, scratch, 8, 0, ret_error);
     if (r < 0)
         return r;
-    if (!seed->terminal_slot)
+    if (!seed->terminal_slot && seed->terminal_master)
+        open_call = program_call(&program, "opening the controlling terminal by its master", SYS_ioctl,
+                                 seed->terminal_master - 1, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    else if (!seed->terminal_slot)
         open_call =
             program_call(&program, "opening the controlling terminal", SYS_openat, (uint64_t)AT_FDCWD,
                          scratch_copy(scratch, path, strlen(path) + 1), O_RDWR | O_NOCTTY | O_CLOEXEC);
