@@ -2,6 +2,7 @@
 #include "cold/cold-internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -11,6 +12,7 @@
 
 #define COLD_BASE_BYTES   (192u * 1024)
 #define COLD_THREAD_BYTES (16u * 1024)
+#define SPARE_DESCRIPTORS 2  /* for circles */
 #define RESERVED_BYTES    64 /* for what outlives the programs: a word for descriptors in passing, an action */
 
 void cold_renumber(struct snapshot *snapshot)
@@ -67,22 +69,94 @@ static int change_directories(const struct cold_plan *plan, struct target *proce
 
 /* ---- the capability space ---- */
 
-/* The lowest number above all descriptors of ours and all selectors. */
-static int find_base(const struct cold_plan *plan, struct target *process, uint64_t *ret_base,
-                     struct reseat_error **ret_error)
-{
-    _cleanup_free_ int *ours = NULL;
+/* The descriptors that the process has inherited are where they are, each slot wants one of them somewhere
+ * else, and a place may be taken by what another slot still needs. */
+struct moves {
+    struct cold_slot *slots; /* a copy: what has been put in its place has fd -1 */
     size_t count;
-    int r = proc_list_numbers(process->proc_fd, "fd", &ours, &count);
-    if (r < 0)
-        return error_errno(ret_error, r, "listing the descriptors of process %d", process->pid);
-    uint64_t base = count ? (uint64_t)ours[count - 1] + 1 : 0;
+    uint32_t *uses; /* of each number: how many slots still need what is there */
+    uint32_t limit; /* above all numbers */
+};
+
+static void moves_end(struct moves *moves)
+{
+    free(moves->slots);
+    free(moves->uses);
+}
+
+static int begin_moves(const struct cold_plan *plan, const int *ours, size_t our_count, struct moves *moves)
+{
+    moves->count = plan->slot_count;
+    moves->limit = our_count ? (uint32_t)ours[our_count - 1] + 1 : 0;
     for (size_t i = 0; i < plan->slot_count; i++)
-        if (plan->slots[i].selector >= base)
-            base = plan->slots[i].selector + 1;
-    *ret_base = base;
+        if (plan->slots[i].selector >= moves->limit)
+            moves->limit = plan->slots[i].selector + 1;
+    moves->slots = calloc(plan->slot_count + 1, sizeof *moves->slots);
+    moves->uses = calloc(moves->limit + plan->slot_count + 1, sizeof *moves->uses);
+    if (!moves->slots || !moves->uses)
+        return -ENOMEM;
+    for (size_t i = 0; i < plan->slot_count; i++) {
+        moves->slots[i] = plan->slots[i];
+        moves->uses[plan->slots[i].fd]++;
+    }
+    return 0;
+}
+
+/* Puts one slot in its place if nobody needs what is there. */
+static bool move_slot(struct moves *moves, struct cold_slot *slot, struct program *program)
+{
+    uint32_t fd = (uint32_t)slot->fd, selector = slot->selector;
+    uint64_t close_on_exec = slot->flags & 1 /* FD_CLOEXEC */;
+    bool is_there = fd == selector;
+    if (slot->fd < 0 || moves->uses[selector] != (is_there ? 1 : 0))
+        return false;
+    if (is_there)
+        program_call(program, "keeping a capability at its selector", SYS_fcntl, fd, F_SETFD, close_on_exec);
+    else
+        program_call(program, "putting a capability at its selector", SYS_dup3, fd, selector,
+                     close_on_exec ? O_CLOEXEC : 0);
+    if (--moves->uses[fd] == 0 && !is_there)
+        program_call(program, NULL, SYS_close, fd);
+    slot->fd = -1;
+    return true;
+}
+
+/* All that is left goes round in circles: one number is freed. */
+static void break_circle(struct moves *moves, uint32_t selector, struct program *program)
+{
+    program_call(program, "putting a capability aside", SYS_dup3, selector, moves->limit, 0);
+    for (size_t i = 0; i < moves->count; i++)
+        if (moves->slots[i].fd == (int)selector)
+            moves->slots[i].fd = (int)moves->limit;
+    moves->uses[moves->limit] = moves->uses[selector];
+    moves->uses[selector] = 0;
+    moves->limit++; /* a second circle may need what the first one is not through with */
+}
+
+/* Makes all moves, forward and backward in turn, because most are up or down by the same distance. */
+static int make_moves(struct moves *moves, struct program_batch *batch, struct reseat_error **ret_error)
+{
+    size_t left = moves->count;
+    int r = 0;
+    for (bool forward = true; r == 0 && left; forward = !forward) {
+        size_t before = left;
+        for (size_t i = 0; r == 0 && i < moves->count; i++) {
+            left -= move_slot(moves, &moves->slots[forward ? i : moves->count - 1 - i], &batch->program);
+            r = program_batch_room(batch, 0, ret_error);
+        }
+        for (size_t i = 0; r == 0 && left == before && i < moves->count; i++)
+            if (moves->slots[i].fd >= 0) {
+                break_circle(moves, moves->slots[i].selector, &batch->program);
+                break;
+            }
+    }
+    return r;
+}
+
+/* The process may have as many as it had, and a few more for the moment. */
+static int raise_limit(struct target *process, uint64_t needed, struct reseat_error **ret_error)
+{
     struct rlimit limit;
-    uint64_t needed = base + plan->slot_count;
     if (prlimit(process->pid, RLIMIT_NOFILE, NULL, &limit) < 0)
         return error_errno(ret_error, -errno, "reading the limits of process %d", process->pid);
     if (limit.rlim_cur >= needed)
@@ -90,35 +164,35 @@ static int find_base(const struct cold_plan *plan, struct target *process, uint6
     limit.rlim_cur = needed;
     if (limit.rlim_max < needed)
         limit.rlim_max = needed;
-    if (prlimit(process->pid, RLIMIT_NOFILE, &limit, NULL) < 0)
-        return error_errno(ret_error, -errno, "making room for %lu descriptors in process %d (RLIMIT_NOFILE)",
-                           (unsigned long)needed, process->pid);
-    return 0;
+    return prlimit(process->pid, RLIMIT_NOFILE, &limit, NULL) < 0
+               ? error_errno(ret_error, -errno,
+                             "making room for %lu descriptors in process %d (RLIMIT_NOFILE)",
+                             (unsigned long)needed, process->pid)
+               : 0;
 }
 
-/* First all to where they are in nobody's way, then everything of ours away, then each to its selector. */
 static int put_capabilities(const struct cold_plan *plan, struct target *process,
                             struct reseat_error **ret_error)
 {
+    _cleanup_(moves_end) struct moves moves = {0};
     _cleanup_(program_batch_end) struct program_batch batch = {0};
-    uint64_t base = 0;
-    int r = find_base(plan, process, &base, ret_error);
+    _cleanup_free_ int *ours = NULL;
+    size_t count;
+    int r = proc_list_numbers(process->proc_fd, "fd", &ours, &count);
+    if (r == 0)
+        r = begin_moves(plan, ours, count, &moves);
+    if (r < 0)
+        return error_errno(ret_error, r, "listing the descriptors of process %d", process->pid);
+    r = raise_limit(process, moves.limit + SPARE_DESCRIPTORS, ret_error);
     if (r == 0)
         r = program_batch_begin(&batch, process, ret_error);
-    for (size_t i = 0; r == 0 && i < plan->slot_count; i++) {
-        program_call(&batch.program, "putting a capability aside", SYS_dup3, (uint64_t)plan->slots[i].fd,
-                     base + i, 0);
+    for (size_t i = 0; r == 0 && i < count; i++) {
+        if (!moves.uses[ours[i]])
+            program_call(&batch.program, "closing a descriptor of ours", SYS_close, (uint64_t)ours[i]);
         r = program_batch_room(&batch, 0, ret_error);
     }
-    if (r < 0)
-        return r;
-    program_call(&batch.program, "closing our descriptors", SYS_close_range, 0, base - 1, 0);
-    for (size_t i = 0; r == 0 && i < plan->slot_count; i++) {
-        program_call(&batch.program, "putting a capability at its selector", SYS_dup3, base + i,
-                     plan->slots[i].selector, plan->slots[i].flags & 1 /* FD_CLOEXEC */ ? 02000000 : 0);
-        r = program_batch_room(&batch, 0, ret_error);
-    }
-    program_call(&batch.program, "closing what was put aside", SYS_close_range, base, UINT32_MAX, 0);
+    if (r == 0)
+        r = make_moves(&moves, &batch, ret_error);
     return r == 0 ? program_batch_run(&batch, ret_error) : r;
 }
 

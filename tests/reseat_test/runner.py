@@ -317,9 +317,6 @@ def collect(options):
         tests = unit_tests(options.build) + tests + python_tests()
     if options.patterns:
         tests = [test for test in tests if any(matches(test.name, pattern) for pattern in options.patterns)]
-    # The cold modes only when they are asked for, until every kind of object can be made anew.
-    if not options.modes:
-        tests = [test for test in tests if "[cold" not in test.name]
     if options.modes:
         tests = [test for test in tests if any(test.name.endswith(f"[{mode}]") for mode in options.modes.split(","))]
     return tests
