@@ -37,6 +37,8 @@ struct delivery {
     size_t areas[3]; /* two areas of the scratch pages for programs, and their end */
     int area;        /* the one that the leader stands in, which must not be touched */
 
+    size_t unread_bytes; /* at the beginning of the next part: have no results, and need not be fetched */
+
     int ends[2];            /* as the target numbers them: it receives at the first, we send at the second */
     int socket;             /* where it receives in the end */
     int ours;               /* the second, as ours */

@@ -134,7 +134,13 @@ int delivery_run(struct delivery *delivery, const struct program *program, struc
         r = program_start(target, &target->threads[0], program, ret_error);
     if (r == 0)
         r = program_await(target, &target->threads[0], program, ret_error);
-    return r == 0 ? target_fetch_scratch(target, ret_error) : r;
+    size_t unread = delivery->unread_bytes;
+    delivery->unread_bytes = 0;
+    target->scratch.first += unread;
+    if (r == 0)
+        r = target_fetch_scratch(target, ret_error);
+    target->scratch.first -= unread;
+    return r;
 }
 
 /* Fetches a program that stays. */

@@ -138,13 +138,15 @@ static int begin_round(struct round *round, size_t most, struct reseat_error **r
     struct delivery *delivery = round->delivery;
     struct scratch *scratch = &delivery->target->scratch;
     size_t messages = most / MESSAGE_CAPS_MAX + 1;
+    size_t start = scratch->used;
     int r =
-        program_begin(&round->program, scratch,
-                      numbers_count_runs(&delivery->pending) + 2 * messages + (round->moves ? most : 0) + 5,
-                      0, ret_error);
+        program_begin(&round->leaving, scratch, most + numbers_count_runs(&delivery->held) + 1, 0, ret_error);
+    delivery->unread_bytes = scratch->used - start; /* nothing in it is a result */
     if (r == 0)
-        r = program_begin(&round->leaving, scratch, most + numbers_count_runs(&delivery->held) + 1, 0,
-                          ret_error);
+        r = program_begin(&round->program, scratch,
+                          numbers_count_runs(&delivery->pending) + 2 * messages + (round->moves ? most : 0) +
+                              5,
+                          0, ret_error);
     if (r == 0)
         delivery_add_closing(&round->program, &delivery->pending);
     return r;
