@@ -1,9 +1,10 @@
 /* Seizing, stopping and letting go of all threads of a process.
  *
  * Seizing does not stop a thread, so it is done first for all; the pause begins with the first
- * PTRACE_INTERRUPT. A thread that was seized can be created a sibling any time before it stops, so the list
- * is read again until nothing new appears. See ptrace(2), and proc_pid_task(5) for the kernel's own workers,
- * which must never be seized. */
+ * PTRACE_INTERRUPT. A thread can create another any time before it stops, and end, and reading task/ may
+ * leave out threads when others end meanwhile. So the list is read again until it has nothing unknown in it
+ * and is as long as the kernel says that it is. See ptrace(2), and proc_pid_task(5) for the kernel's own
+ * workers, which must never be seized. */
 #include "target/target.h"
 #include "target/target-internal.h"
 
@@ -15,6 +16,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -25,6 +27,12 @@
 
 /* How long a thread may be in an uninterruptible wait before it is believed to stay there. */
 #define UNINTERRUPTIBLE_NS 50000000
+
+/* Links that the directory task/ has besides one for each thread (proc_task_getattr() in fs/proc/base.c). */
+#define TASK_DIRECTORY_LINKS 2
+
+/* For how long threads that are counted but not listed are looked for. */
+#define CENSUS_TIMEOUT_NS 1000000000U
 
 int target_open(pid_t pid, struct target *ret_target, struct reseat_error **ret_error)
 {
@@ -59,6 +67,11 @@ static struct target_thread *find_thread(struct target *target, pid_t tid)
         if (target->threads[i].tid == tid)
             return &target->threads[i];
     return NULL;
+}
+
+static bool has_leader(const struct target *target)
+{
+    return target->thread_count && target->threads[0].tid == target->pid;
 }
 
 static bool is_kernel_worker(struct target *target, pid_t tid)
@@ -108,8 +121,16 @@ static int seize_thread(struct target *target, pid_t tid, struct reseat_error **
     return 1;
 }
 
-/* Seizes every thread that is not seized yet; returns how many. */
-static int seize_new_threads(struct target *target, struct reseat_error **ret_error)
+/* What one reading of the list of threads has shown. */
+struct thread_census {
+    size_t unknown; /* were not seized; they are now, or had ended, but may have started another first */
+    size_t workers; /* the kernel's own */
+};
+
+/* Seizes every thread that is not seized yet, and interrupts it at once if that is wanted. A leader that has
+ * ended stays in the list, and is nothing new. */
+static int seize_new_threads(struct target *target, bool must_interrupt, struct thread_census *ret_census,
+                             struct reseat_error **ret_error)
 {
     _cleanup_free_ int *tids = NULL;
     size_t count;
@@ -117,16 +138,41 @@ static int seize_new_threads(struct target *target, struct reseat_error **ret_er
     if (r < 0)
         return error_errno(ret_error, r == -ENOENT ? -ESRCH : r, "listing the threads of process %d",
                            target->pid);
-    int seized = 0;
+    struct thread_census census = {0};
     for (size_t i = 0; i < count; i++) {
-        if (find_thread(target, tids[i]) || is_kernel_worker(target, tids[i]))
+        if (find_thread(target, tids[i]) || tids[i] == target->pid)
             continue;
+        if (is_kernel_worker(target, tids[i])) {
+            census.workers++;
+            continue;
+        }
+        census.unknown++;
         r = seize_thread(target, tids[i], ret_error);
         if (r < 0)
             return r;
-        seized += r;
+        if (r > 0 && must_interrupt)
+            target_trace(PTRACE_INTERRUPT, tids[i], 0, 0);
     }
-    return seized;
+    *ret_census = census;
+    return 0;
+}
+
+/* Whether some thread may still run: the last reading had unknown ones, or the kernel counts more threads
+ * than we know, in the links of the directory task/. One that is just ending is counted, too; that takes
+ * moments, and after a while it is not waited for any longer. */
+static bool may_run_on(struct target *target, const struct thread_census *census, uint64_t *last_found_ns)
+{
+    static const struct timespec moment = {.tv_nsec = 50000};
+    size_t known = target->thread_count + census->workers + TASK_DIRECTORY_LINKS;
+    struct stat stat;
+    if (census->unknown) {
+        *last_found_ns = now_ns();
+        return true;
+    }
+    if (fstatat(target->proc_fd, "task", &stat, 0) < 0 || stat.st_nlink <= known)
+        return false;
+    nanosleep(&moment, NULL);
+    return now_ns() - *last_found_ns < CENSUS_TIMEOUT_NS;
 }
 
 /* PTRACE_O_SUSPEND_SECCOMP takes CAP_SYS_ADMIN, and a tracer that has no filter of its own. */
@@ -197,13 +243,14 @@ int target_seize(pid_t pid, struct target *ret_target, struct reseat_error **ret
     if (r < 0)
         return r;
 
+    struct thread_census census;
     r = seize_thread(&target, pid,
                      ret_error); /* the leader is the first, even if others have lower numbers */
     if (r >= 0)
-        r = seize_new_threads(&target, ret_error);
+        r = seize_new_threads(&target, false, &census, ret_error);
     if (r < 0)
         return r;
-    if (!target.thread_count || target.threads[0].tid != pid)
+    if (!has_leader(&target))
         return error_set(ret_error, -ESRCH, "process %d has ended, or its main thread has", pid);
     target.mem_fd = openat(target.proc_fd, "mem", O_RDWR | O_CLOEXEC);
     if (target.mem_fd < 0)
@@ -344,10 +391,15 @@ static void forget_ended(struct target *target, size_t first)
     target->thread_count = kept;
 }
 
-static int stop_threads_from(struct target *target, size_t first, struct reseat_error **ret_error)
+static void interrupt_threads(struct target *target)
 {
-    for (size_t i = first; i < target->thread_count; i++)
+    for (size_t i = 0; i < target->thread_count; i++)
         target_trace(PTRACE_INTERRUPT, target->threads[i].tid, 0, 0);
+}
+
+/* Waits for the stops of threads that have been interrupted, from the `first` on. */
+static int await_stops_from(struct target *target, size_t first, struct reseat_error **ret_error)
+{
     int r = 0;
     for (size_t i = first; r == 0 && i < target->thread_count; i++) {
         r = wait_interrupted(target, &target->threads[i], ret_error);
@@ -385,7 +437,8 @@ int target_seize_leader(pid_t pid, struct target *ret_target, struct reseat_erro
     target.mem_fd = openat(target.proc_fd, "mem", O_RDWR | O_CLOEXEC);
     if (target.mem_fd < 0)
         return error_errno(ret_error, -errno, "opening the memory of process %d", pid);
-    r = stop_threads_from(&target, 0, ret_error);
+    interrupt_threads(&target);
+    r = await_stops_from(&target, 0, ret_error);
     if (r == 0 && !target.thread_count)
         r = error_set(ret_error, -ESRCH, "process %d has ended", pid);
     if (r < 0)
@@ -397,20 +450,19 @@ int target_seize_leader(pid_t pid, struct target *ret_target, struct reseat_erro
 
 int target_stop(struct target *target, struct reseat_error **ret_error)
 {
-    target->stop_ns = now_ns();
-    size_t first = 0;
-    for (;;) {
-        int r = stop_threads_from(target, first, ret_error);
-        if (r < 0)
-            return r;
-        first = target->thread_count;
-        r = seize_new_threads(target, ret_error);
-        if (r < 0)
-            return r;
+    struct thread_census census = {.unknown = 1}; /* who has come since the process was seized */
+    uint64_t last_found_ns = target->stop_ns = now_ns();
+    interrupt_threads(target);
+    int r = await_stops_from(target, 0, ret_error);
+    while (r == 0 && has_leader(target) && may_run_on(target, &census, &last_found_ns)) {
+        size_t first = target->thread_count;
+        r = seize_new_threads(target, true, &census, ret_error);
         if (r == 0)
-            break;
+            r = await_stops_from(target, first, ret_error);
     }
-    if (!target->thread_count || target->threads[0].tid != target->pid)
+    if (r < 0)
+        return r;
+    if (!has_leader(target))
         return error_set(ret_error, -ESRCH,
                          "process %d ended, or executed another program, while it was being stopped",
                          target->pid);

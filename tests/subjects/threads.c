@@ -439,6 +439,54 @@ static void coming_and_going(void)
     CHECK_EQUAL(count_threads(), 1);
 }
 
+/* Relays: every thread starts the next one and ends, so that the list of threads is out of date before it is
+ * read. A thread that runs on unseen while all others are stopped is lost, and its relay comes to a halt. */
+enum { RELAYS = 48, RELAY_STACK_BYTES = 64 * 1024 };
+
+static struct relay {
+    atomic_long passed;
+    atomic_bool over;
+} relays[RELAYS];
+
+static void *pass_on(void *argument)
+{
+    struct relay *relay = argument;
+    pthread_attr_t attributes;
+    pthread_t next;
+
+    relay->passed++;
+    if (enough) {
+        relay->over = true;
+        return NULL;
+    }
+    CHECK_EQUAL(pthread_attr_init(&attributes), 0);
+    CHECK_EQUAL(pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED), 0);
+    CHECK_EQUAL(pthread_attr_setstacksize(&attributes, RELAY_STACK_BYTES), 0);
+    CHECK_EQUAL(pthread_create(&next, &attributes, pass_on, relay), 0);
+    return NULL;
+}
+
+static void each_starts_the_next(void)
+{
+    long before[RELAYS];
+
+    for (int i = 0; i < RELAYS; i++)
+        pthread_detach(start_thread(pass_on, &relays[i]));
+    sleep_ms(20);
+    be_checkpointed();
+    for (int i = 0; i < RELAYS; i++)
+        before[i] = relays[i].passed;
+    for (int i = 0, waited = 0; i < RELAYS; i++) {
+        for (; relays[i].passed == before[i] && waited < 5000; waited++)
+            sleep_ms(1);
+        CHECK(relays[i].passed > before[i]);
+    }
+    enough = true;
+    for (int i = 0; i < RELAYS; i++)
+        while (!relays[i].over)
+            sleep_ms(1);
+}
+
 /* Threads that are at work and never in a system call. */
 static void *work(void *argument)
 {
@@ -503,6 +551,7 @@ const struct subject subjects[] = {
     {"memory-policy", memory_policy},
     {"first", first_thread},
     {"coming-and-going", coming_and_going},
+    {"each-starts-the-next", each_starts_the_next},
     {"at-work", at_work},
     {"first-has-ended", first_thread_has_ended, .fails = "all: main thread; install: ended"},
     {0},
