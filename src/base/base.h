@@ -88,6 +88,9 @@ const char *status_find(const char *status, const char *name);
 uint64_t status_number(const char *status, const char *name, int base);
 /* The numbers of NSpid, outermost PID namespace first; returns how many, at most `capacity`. */
 size_t status_ns_pids(const char *status, uint32_t *pids, size_t capacity);
+/* Copies what stands from `text` to the end of its line, cut to the size. For sscanf(3), which looks for the
+ * end of all that it is given: line by line through a text of megabytes, that takes minutes. */
+void line_copy(const char *text, char *buffer, size_t size);
 /* All entries of a procfs directory that are numbers ("task", "fd", "" for processes), ascending. */
 int proc_list_numbers(int dir_fd, const char *path, int **ret_numbers, size_t *ret_count);
 

@@ -30,6 +30,15 @@ const char *status_find(const char *status, const char *name)
     return NULL;
 }
 
+void line_copy(const char *text, char *buffer, size_t size)
+{
+    size_t length = strcspn(text, "\n");
+    if (length >= size)
+        length = size - 1;
+    memcpy(buffer, text, length);
+    buffer[length] = '\0';
+}
+
 uint64_t status_number(const char *status, const char *name, int base)
 {
     const char *value = status_find(status, name);

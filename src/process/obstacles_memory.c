@@ -95,14 +95,14 @@ static int note_region(struct inspection *inspection, const struct region *regio
 /* A line "start-end perms offset device inode name" begins a region; smaps adds lines "Word: value". */
 static bool parse_region(const char *line, struct region *ret_region)
 {
+    char head[128]; /* what is before the name fits */
     int name_at = 0;
     struct region region = {0};
-    if (sscanf(line, "%llx-%llx %*s %*x %*s %llu %n", &region.start, &region.end, &region.inode, &name_at) !=
+    line_copy(line, head, sizeof head);
+    if (sscanf(head, "%llx-%llx %*s %*x %*s %llu %n", &region.start, &region.end, &region.inode, &name_at) !=
         3)
         return false;
-    /* %n skips all blanks, also the line break after a region without a name. */
-    const char *end = line + strcspn(line, "\n");
-    region.name = line + name_at < end ? line + name_at : end;
+    region.name = line + name_at; /* %n skips all blanks: at the end of the line if there is none */
     *ret_region = region;
     return true;
 }

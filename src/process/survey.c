@@ -110,6 +110,10 @@ static uint32_t region_flags(const char *line)
     for (size_t i = 0; i < COUNT_OF(known); i++)
         if (strstr(line, known[i].mnemonic))
             flags |= known[i].flag;
+    /* What the kernel may drop at any time (MAP_DROPPABLE, Linux 6.11) is always wiped: no one can have it
+     * kept. */
+    if (strstr(line, " dp"))
+        flags &= ~SNAPSHOT_REGION_WIPEONFORK;
     /* Device memory and the like is never inherited, and nobody can ask for it to be. */
     return strstr(line, " io") || strstr(line, " pf") ? 0 : flags;
 }

@@ -62,7 +62,9 @@ static int parse_interests(const char *info, struct snapshot *found)
         int selector;
         unsigned events;
         unsigned long long data;
-        if (sscanf(line, "tfd: %d events: %x data: %llx", &selector, &events, &data) != 3)
+        char start[128];
+        line_copy(line, start, sizeof start);
+        if (sscanf(start, "tfd: %d events: %x data: %llx", &selector, &events, &data) != 3)
             continue;
         struct snapshot_interest *row = array_append(found->interests, found->interests_count);
         if (!row)
