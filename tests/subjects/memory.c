@@ -7,6 +7,10 @@
 
 #define PAGE 4096
 
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08 /* Linux 6.11 */
+#endif
+
 /* ---- contents ---- */
 
 static void contents(void)
@@ -357,6 +361,18 @@ static void huge_pages_of_a_pool(void)
     CHECK(is_filled(huge, LENGTH, 2));
 }
 
+/* The kernel may take its pages at any time, and gives none to a child (MAP_DROPPABLE, Linux 6.11). */
+static void may_be_dropped(void)
+{
+    char *region = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_DROPPABLE, -1, 0);
+
+    if (region == MAP_FAILED)
+        skip("this kernel has no MAP_DROPPABLE");
+    be_checkpointed();
+    CHECK(region_has_flag(region, "dp"));
+    fill(region, 8 * PAGE, 3);
+}
+
 const struct subject subjects[] = {
     {"contents", contents, .new_pid = true},
     {"untouched-pages-are-zero", untouched_pages_are_zero, .new_pid = true},
@@ -368,6 +384,7 @@ const struct subject subjects[] = {
     {"stack-grows", stack_still_grows},
     {"dontfork", not_for_forks, .new_pid = true},
     {"wipeonfork", wiped_in_forks, .new_pid = true},
+    {"droppable", may_be_dropped, .new_pid = true},
     {"mixed-treatment", mixed_treatment, .new_pid = true},
     {"mlock", locked_region, .new_pid = true},
     {"mlockall-future", all_future_memory_is_locked, .new_pid = true},
