@@ -3,7 +3,7 @@
 import socket
 import struct
 
-from programs.driving import WAYS, Driver, need, take
+from programs.driving import COLD_WAYS, Driver, need, take
 from reseat_test import each
 
 
@@ -39,6 +39,6 @@ class Dnsmasq(Driver):
             self.ask(number)
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_dnsmasq(context, way):
     take(context, Dnsmasq, way)

@@ -1,7 +1,7 @@
 """A Go program: goroutines, its own scheduler with preemption by signals, timers, epoll, HTTP kept alive."""
 
 from programs.counting import Counting, HttpLine, build
-from programs.driving import WAYS, take
+from programs.driving import COLD_WAYS, take
 from reseat_test import each, timeout
 
 
@@ -14,6 +14,6 @@ class GoBinary(Counting):
 
 
 @timeout(90)
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_go_binary(context, way):
     take(context, GoBinary, way)

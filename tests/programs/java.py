@@ -1,7 +1,7 @@
 """A Java virtual machine: some 20 threads, a compiler at work, safepoints by page protection, HTTP kept alive."""
 
 from programs.counting import Counting, HttpLine, build
-from programs.driving import WAYS, need, take
+from programs.driving import COLD_WAYS, need, take
 from reseat_test import each, timeout
 
 
@@ -16,6 +16,6 @@ class Java(Counting):
 
 
 @timeout(60)
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_java(context, way):
     take(context, Java, way)

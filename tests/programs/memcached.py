@@ -2,7 +2,7 @@
 
 import os
 
-from programs.driving import WAYS, Driver, Line, need, take
+from programs.driving import COLD_WAYS, Driver, Line, need, take
 from reseat_test import Skip, alone, each
 
 
@@ -55,11 +55,11 @@ class AsRoot(Memcached):
 
 
 @alone  # it is the next PID that counts
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_memcached_own_user(context, way):
     take(context, OwnUser, way)
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_memcached(context, way):
     take(context, AsRoot, way)

@@ -1,6 +1,6 @@
 """mosquitto: MQTT clients that stay connected, a subscription, a retained message."""
 
-from programs.driving import WAYS, Driver, connect, need, take
+from programs.driving import COLD_WAYS, Driver, connect, need, take
 from reseat_test import each
 
 
@@ -61,6 +61,6 @@ class Mosquitto(Driver):
         assert self.publisher.receive() == (0xD0, b"")
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_mosquitto(context, way):
     take(context, Mosquitto, way)

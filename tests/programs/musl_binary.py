@@ -1,7 +1,7 @@
 """A C program on musl: another libc, other thread structures, no rseq."""
 
 from programs.counting import Counting, build
-from programs.driving import WAYS, take
+from programs.driving import COLD_WAYS, take
 from reseat_test import each
 
 
@@ -10,6 +10,6 @@ class MuslBinary(Counting):
         return [build(self.context, "counter-musl", "counter.c", "musl-gcc", "-static", "-O1", "-pthread", "SOURCE", "-o", "OUT")]
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_musl_binary(context, way):
     take(context, MuslBinary, way)

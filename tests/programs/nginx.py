@@ -1,6 +1,6 @@
 """nginx as one process: epoll, a kept-alive connection, a large answer that is under way during the checkpoint, logs."""
 
-from programs.driving import WAYS, Driver, connect, need, read_text, take
+from programs.driving import COLD_WAYS, Driver, connect, need, read_text, take
 from programs.counting import HttpLine
 from reseat_test import each
 
@@ -69,6 +69,6 @@ class NginxRestored(Nginx):
     drive_on = False
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_nginx(context, way):
     take(context, NginxRestored if way == "copy-restored" else Nginx, way)

@@ -1,7 +1,7 @@
 """Node.js: V8 with its heap that fork does not inherit, libuv, a worker thread, HTTP kept alive."""
 
 from programs.counting import Counting, HttpLine
-from programs.driving import SOURCES, WAYS, need, take
+from programs.driving import SOURCES, COLD_WAYS, need, take
 from reseat_test import each
 
 
@@ -12,6 +12,6 @@ class Node(Counting):
         return [need("node"), f"{SOURCES}/counter.js"]
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_node(context, way):
     take(context, Node, way)

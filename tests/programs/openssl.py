@@ -2,7 +2,7 @@
 
 import ssl
 
-from programs.driving import WAYS, Driver, connect, need, take
+from programs.driving import COLD_WAYS, Driver, connect, need, take
 from reseat_test import each
 
 
@@ -34,6 +34,6 @@ class SServer(Driver):
         assert self.client.version() == "TLSv1.3"
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_openssl(context, way):
     take(context, SServer, way)

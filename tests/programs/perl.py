@@ -1,7 +1,7 @@
 """Perl with an interval timer's signals into every system call."""
 
 from programs.counting import Counting
-from programs.driving import SOURCES, WAYS, need, take
+from programs.driving import SOURCES, COLD_WAYS, need, take
 from reseat_test import each
 
 
@@ -10,6 +10,6 @@ class Perl(Counting):
         return [need("perl"), f"{SOURCES}/counter.pl"]
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_perl(context, way):
     take(context, Perl, way)

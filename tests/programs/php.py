@@ -1,7 +1,7 @@
 """PHP's command line with stream_select()."""
 
 from programs.counting import Counting
-from programs.driving import SOURCES, WAYS, need, take
+from programs.driving import SOURCES, COLD_WAYS, need, take
 from reseat_test import each
 
 
@@ -10,6 +10,6 @@ class Php(Counting):
         return [need("php"), f"{SOURCES}/counter.php"]
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_php(context, way):
     take(context, Php, way)

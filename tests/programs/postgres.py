@@ -3,7 +3,7 @@
 import os
 import pwd
 
-from programs.driving import WAYS, Driver, need, take
+from programs.driving import COLD_WAYS, Driver, need, take
 from reseat_test import Skip, each, timeout
 
 
@@ -43,7 +43,7 @@ class Postgres(Driver):
 
 
 @timeout(60)
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_postgres(context, way):
     driver = take(context, Postgres, way)
     driver.ask("COMMIT")

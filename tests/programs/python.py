@@ -4,7 +4,7 @@ import os
 import sys
 
 from programs.counting import Counting
-from programs.driving import SOURCES, WAYS, take
+from programs.driving import SOURCES, COLD_WAYS, take
 from reseat_test import each
 
 
@@ -23,11 +23,11 @@ class Asyncio(Counting):
         return [interpreter(), f"{SOURCES}/counter_asyncio.py"]
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_threads(context, way):
     take(context, Threads, way)
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_asyncio(context, way):
     take(context, Asyncio, way)

@@ -1,7 +1,7 @@
 """Ruby: threads, its timer thread and POSIX timer."""
 
 from programs.counting import Counting
-from programs.driving import SOURCES, WAYS, need, take
+from programs.driving import SOURCES, COLD_WAYS, need, take
 from reseat_test import each
 
 
@@ -10,6 +10,6 @@ class Ruby(Counting):
         return [need("ruby"), f"{SOURCES}/counter.rb"]
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_ruby(context, way):
     take(context, Ruby, way)

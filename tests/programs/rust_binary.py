@@ -1,7 +1,7 @@
 """A Rust program: threads, channels, blocking TcpListener."""
 
 from programs.counting import Counting, build
-from programs.driving import WAYS, take
+from programs.driving import COLD_WAYS, take
 from reseat_test import each, timeout
 
 
@@ -11,6 +11,6 @@ class RustBinary(Counting):
 
 
 @timeout(60)
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_rust_binary(context, way):
     take(context, RustBinary, way)

@@ -7,7 +7,7 @@ import select
 import sqlite3
 import termios
 
-from programs.driving import WAYS, Driver, need, status_at_end, take
+from programs.driving import COLD_WAYS, Driver, need, status_at_end, take
 from reseat_test import each
 
 
@@ -61,7 +61,7 @@ class Sqlite(Driver):
         other.close()
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_sqlite(context, way):
     driver = take(context, Sqlite, way)
     driver.ask("COMMIT;")

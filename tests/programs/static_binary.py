@@ -1,7 +1,7 @@
 """A statically linked C program: no dynamic linker, its own start-up, threads."""
 
 from programs.counting import Counting, build
-from programs.driving import WAYS, take
+from programs.driving import COLD_WAYS, take
 from reseat_test import each
 
 
@@ -10,6 +10,6 @@ class StaticBinary(Counting):
         return [build(self.context, "counter-static", "counter.c", "gcc", "-static", "-O1", "-pthread", "SOURCE", "-o", "OUT")]
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_static_binary(context, way):
     take(context, StaticBinary, way)

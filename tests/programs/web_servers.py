@@ -1,7 +1,7 @@
 """Further servers of HTTP, each with a small configuration: lighttpd, haproxy, busybox, Python's own."""
 
 from programs.counting import HttpLine
-from programs.driving import WAYS, Driver, connect, need, take
+from programs.driving import COLD_WAYS, Driver, connect, need, take
 from reseat_test import each
 
 LIGHTTPD = """
@@ -69,11 +69,11 @@ class Haproxy(Web):
         return [need("haproxy"), "-db", "-f", self.configure(HAPROXY)]
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_lighttpd(context, way):
     take(context, Lighttpd, way)
 
 
-@each(way=WAYS)
+@each(way=COLD_WAYS)
 def test_haproxy(context, way):
     take(context, Haproxy, way)
