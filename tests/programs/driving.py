@@ -236,6 +236,8 @@ def portrait(pid, steady=True, settles=True):
 
 def take(context, driver_class, way):
     """Starts a driver's program and leads it through one of the WAYS; returns the driver."""
+    if way == "cold" and os.geteuid() != 0:
+        raise Skip("the old PID, and TCP connections, take root")
     driver = driver_class(context)
     driver.start()
     try:
