@@ -1,10 +1,12 @@
 """Durable images from outside: what other tools make of them, what a failure leaves behind, what the options do."""
 
 import os
+import pty
 import re
+import shutil
 import struct
 
-from reseat_test import each
+from reseat_test import each, timeout
 
 ECHO = """
 import sys
@@ -195,6 +197,84 @@ def test_options_of_storing(context, flags):
         assert abs(changed["memory_bytes"] - usual["memory_bytes"]) < 100000
     else:
         assert changed["memory_bytes"] > usual["memory_bytes"] + 1500000 and blocks[1] > blocks[0] + 1500000
+
+
+BULK = """
+import mmap, os, sys, time
+memory = mmap.mmap(-1, {size}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+piece = os.urandom(1 << 20)
+for _ in range({size} >> 20):
+    memory.write(piece)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+def start_bulk(context, mebibytes):
+    program = context.start([context.need("python3"), "-c", BULK.format(size=mebibytes << 20)], stdin=None)
+    program.expect("ready\n", 60)
+    return program
+
+
+@each(flags=[[], ["--compress"]])
+@timeout(180)
+def test_memory_of_our_own(context, flags):
+    """An image of 192 MiB is written and read by processes that may have 40 MiB of data."""
+    context.need("prlimit")
+    program = start_bulk(context, 192)
+    directory = context.new_name("checkpoint")
+
+    def limited(*arguments):
+        return context.run(["prlimit", "--data=40000000", context.command, *arguments], seconds=120)
+
+    limited("checkpoint", program.pid, "-o", directory, "--image", "--leave-running", *flags)
+    assert core_of(directory, program.pid).stat().st_blocks * 512 > 1 << 20
+    limited("show", directory, "--check")
+
+
+@timeout(120)
+def test_progress(context):
+    """On a terminal, after half a second: one line, which is taken away again."""
+    program = start_bulk(context, 32)
+    ours, theirs = pty.openpty()
+    reader = context.start(["sh", "-c", "head -c 3000000 >/dev/null; sleep 1.5; cat >/dev/null"], stdin="pipe",
+                           stdout=None)
+    writer = context.start([context.command, "checkpoint", program.pid, "-o", "-", "--leave-running"], stdin=None,
+                           stdout=reader.stdin, stderr=theirs)
+    reader.close_stdin()
+    os.close(theirs)
+    assert writer.wait(60) == 0
+    said = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # nobody has the other half any more
+            break
+        if not part:
+            break
+        said += part
+    assert b"writing memory [" in said and b"% of 3" in said, said
+    assert b"checkpointed" in said.split(b"\r\033[K")[-1], said
+
+
+def test_self_contained(context):
+    """With --self-contained the process comes back although its program is gone."""
+    context.need_root()
+    path = context.path("program")
+    shutil.copy(context.build / "tests/durable-threads", path)
+    with open(context.path("output"), "wb") as output:
+        program = context.start([path], stdin=None, stdout=output)
+    context.until(lambda: os.path.getsize(context.path("output")), "the program to be ready")
+    directories = [context.new_name("checkpoint") for _ in range(2)]
+    for directory, option in zip(directories, ([], ["--self-contained"])):
+        context.reseat("checkpoint", program.pid, "-o", directory, "--image", "--leave-running", *option)
+    program.kill()
+    program.wait()
+    os.unlink(path)
+    refused = context.reseat("restore", directories[0], "--cold", "--new-pid", "--allow=lost", status=1)
+    assert path in refused.stderr, refused
+    pid = context.restore(directories[1], "--cold", "--new-pid", "--allow=degraded")
+    assert len(os.listdir(f"/proc/{pid}/task")) == 4
 
 
 # ---- show ----

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 
 static const char *text_at(const struct snapshot *snapshot, uint64_t offset)
@@ -61,6 +62,14 @@ static int check_processor(const struct snapshot *snapshot, struct reseat_error 
             return error_set(ret_error, -ENOTSUP,
                              "thread %u has extended state that the processor of this machine has not: %s",
                              thread->tid, missing);
+        size_t length = arch_xstate_length();
+        bool is_foreign = !cold_is_same_boot(snapshot) && length && thread->xstate_length != length;
+        if (is_foreign)
+            return error_set(
+                ret_error, -ENOTSUP,
+                "the extended state of thread %u was laid out by another sort of processor (%" PRIu64
+                " bytes, %zu here)",
+                thread->tid, thread->xstate_length, length);
     }
     return 0;
 }

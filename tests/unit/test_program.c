@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <cmocka.h>
 
@@ -168,6 +169,29 @@ static void outlives_its_tracer(void **state)
     }
 }
 
+/* What the processor says of its extended state is what ptrace gives. */
+static void knows_the_extended_state(void **state)
+{
+    (void)state;
+    uint8_t xstate[65536];
+    pid_t pid = fork();
+    if (pid == 0) {
+        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+        raise(SIGSTOP);
+        _exit(0);
+    }
+    waitpid(pid, NULL, 0);
+    struct iovec vector = {xstate, sizeof xstate};
+    assert_int_equal(ptrace(PTRACE_GETREGSET, pid, arch_xstate_note, &vector), 0);
+    assert_int_equal(vector.iov_len, arch_xstate_length());
+    assert_null(arch_missing_xstate(xstate, vector.iov_len));
+    uint64_t in_use = UINT64_C(1) << 18 | UINT64_C(1) << 40; /* one that no processor has yet */
+    memcpy(xstate + 512, &in_use, sizeof in_use);
+    assert_non_null(arch_missing_xstate(xstate, vector.iov_len));
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -176,6 +200,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(stops_at_a_failure, start_child, end_child),
         cmocka_unit_test_setup_teardown(refuses_what_does_not_fit, start_child, end_child),
         cmocka_unit_test_setup_teardown(outlives_its_tracer, start_child, end_child),
+        cmocka_unit_test(knows_the_extended_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 
 #include <asm/prctl.h>
 #include <asm/sigcontext.h>
+#include <cpuid.h>
 #include <elf.h>
 #include <errno.h>
 #include <string.h>
@@ -314,4 +315,11 @@ const char *arch_missing_xstate(const void *xstate, size_t length)
         if (missing & known[i].bits)
             return known[i].name;
     return missing ? "a component of no name" : NULL;
+}
+
+size_t arch_xstate_length(void)
+{
+    /* CPUID leaf 0xd: EBX is the size of the standard form for the components that are on in XCR0. */
+    unsigned a, b, c, d;
+    return __get_cpuid_count(0xd, 0, &a, &b, &c, &d) ? b : 0;
 }
