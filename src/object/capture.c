@@ -107,6 +107,15 @@ int capture_lost(struct object_capture *capture, const char *format, ...)
     return r;
 }
 
+int64_t capture_offset(const struct object_capture *capture)
+{
+    const struct snapshot *snapshot = capture->snapshot;
+    for (size_t i = 0; i < snapshot->positions_count; i++)
+        if (snapshot->positions[i].selector == capture->sight->selector)
+            return snapshot->positions[i].offset;
+    return lseek(capture->cap, 0, SEEK_CUR);
+}
+
 pid_t capture_target(const struct object_capture *capture)
 {
     return (pid_t)capture->snapshot->process.pid;

@@ -42,6 +42,9 @@ int capture_reference(struct object_capture *capture, native_cap_t cap, object_i
  * nobody inside holds it. */
 object_id_t capture_find_watched(const struct object_capture *capture, selector_t selector,
                                  unsigned occurrence);
+/* Where it is: as it was noted in the stop of a process that runs on, or else as it is; -1: cannot be
+ * positioned. */
+int64_t capture_offset(const struct object_capture *capture);
 bool capture_is_first_of_inode(const struct object_capture *capture);
 pid_t capture_target(const struct object_capture *capture);
 
@@ -76,6 +79,19 @@ bool view_is_usable(const struct object_view *view);
 /* The next usable object after `after` (0: the first) with the same inode that is made the same way; 0: none.
  */
 object_id_t view_next_of_inode(const struct object_view *view, object_id_t after);
+
+/* ---- place.c: paths in an image ---- */
+
+#define PLACE_PATH_MAX     4096
+#define PLACE_OWN_PATH_MAX 128 /* below /proc/self */
+
+/* Whether the state has a text of that length there, its NUL included; one that is an absolute path without
+ * "..", or a relative one. */
+bool view_has_text(const struct object_view *view, uint64_t offset, uint64_t length);
+bool view_has_path(const struct object_view *view, uint64_t offset, uint64_t length);
+bool view_has_relative_path(const struct object_view *view, uint64_t offset, uint64_t length);
+/* A place in the tree, without symbolic links on the way, and without touching what is there. */
+int place_open(const char *path, unsigned flags);
 
 /* ---- recreate ---- */
 

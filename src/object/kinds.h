@@ -44,6 +44,13 @@ static inline bool link_is_deleted(const struct object_sight *sight)
     return length >= sizeof suffix && strcmp(sight->link + length - (sizeof suffix - 1), suffix) == 0;
 }
 
+/* The link without what the kernel puts behind the name of a file that was removed: its length. */
+static inline size_t link_length_of_name(const struct object_sight *sight)
+{
+    static const char suffix[] = " (deleted)";
+    return strlen(sight->link) - (link_is_deleted(sight) ? sizeof suffix - 1 : 0);
+}
+
 /* ---- unix_peers.c ---- */
 
 /* Inode of the socket at the other end of unix socket `inode`; 0: none, or not to be found out. `cap` is any

@@ -158,6 +158,8 @@ void shared_objects_end(struct shared_objects *shared); /* cleanup function */
 bool object_has_locks(pid_t pid);
 /* Adds the interest set of one epoll instance to `interests`; `proc_fd`: of its process. */
 int object_add_interests(int proc_fd, int epoll, struct snapshot *snapshot);
+/* The same from its fdinfo text. */
+int object_parse_interests(const char *info, int epoll, struct snapshot *snapshot);
 
 /* ---- fixups.c ---- */
 

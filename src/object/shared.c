@@ -84,18 +84,15 @@ static int read_info(int proc_fd, int selector, char **ret_info)
     return file_read(proc_fd, path, ret_info, NULL);
 }
 
-int object_add_interests(int proc_fd, int epoll, struct snapshot *snapshot)
+int object_parse_interests(const char *info, int epoll, struct snapshot *snapshot)
 {
-    _cleanup_free_ char *info = NULL;
-    int r = read_info(proc_fd, epoll, &info);
-    if (r < 0)
-        return r;
-    char *position = info;
-    for (char *line; (line = strsep(&position, "\n"));) {
+    for (const char *line = info; (line = strstr(line, "tfd:")); line += 4) {
         int selector;
         unsigned events;
         unsigned long long data;
-        if (sscanf(line, "tfd: %d events: %x data: %llx", &selector, &events, &data) != 3)
+        char start[128];
+        line_copy(line, start, sizeof start);
+        if (sscanf(start, "tfd: %d events: %x data: %llx", &selector, &events, &data) != 3)
             continue;
         struct snapshot_interest *row = array_append(snapshot->interests, snapshot->interests_count);
         if (!row)
@@ -106,6 +103,13 @@ int object_add_interests(int proc_fd, int epoll, struct snapshot *snapshot)
                                           .data = data};
     }
     return 0;
+}
+
+int object_add_interests(int proc_fd, int epoll, struct snapshot *snapshot)
+{
+    _cleanup_free_ char *info = NULL;
+    int r = read_info(proc_fd, epoll, &info);
+    return r < 0 ? r : object_parse_interests(info, epoll, snapshot);
 }
 
 /* One line of fdinfo: "lock:	1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 0 EOF". */

@@ -56,24 +56,6 @@ static int add_interest(struct object_capture *capture, const struct snapshot *f
     return state_add(capture, &interest, sizeof interest);
 }
 
-static int parse_interests(const char *info, struct snapshot *found)
-{
-    for (const char *line = info; (line = strstr(line, "tfd:")); line += 4) {
-        int selector;
-        unsigned events;
-        unsigned long long data;
-        char start[128];
-        line_copy(line, start, sizeof start);
-        if (sscanf(start, "tfd: %d events: %x data: %llx", &selector, &events, &data) != 3)
-            continue;
-        struct snapshot_interest *row = array_append(found->interests, found->interests_count);
-        if (!row)
-            return -ENOMEM;
-        *row = (struct snapshot_interest){.selector = (uint32_t)selector, .events = events, .data = data};
-    }
-    return 0;
-}
-
 /* What was noted while a process that runs on stood still; the set may have changed since. */
 static int noted_interests(const struct object_capture *capture, struct snapshot *found)
 {
@@ -97,7 +79,7 @@ static int capture_epoll(struct object_capture *capture, struct reseat_error **r
     size_t missing = 0;
     int r = noted_interests(capture, &found);
     if (r == 0 && found.interests_count == 0)
-        r = parse_interests(capture->sight->info, &found);
+        r = object_parse_interests(capture->sight->info, (int)capture->sight->selector, &found);
     if (r == 0)
         r = state_add(capture, &state, sizeof state);
     for (size_t i = 0; r == 0 && i < found.interests_count; i++)

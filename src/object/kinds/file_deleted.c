@@ -15,7 +15,7 @@ static int open_parent(const char *path, const char **ret_name)
     char parent[4096];
     snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
     *ret_name = slash + 1;
-    return file_open_place(parent, O_DIRECTORY);
+    return place_open(parent, O_DIRECTORY);
 }
 
 /* A new file that has had this name, if the name is free, so that it shows; another one if it is not. */

@@ -10,9 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 #define ALIGN_8(number) (((number) + 7) & ~(size_t)7)
@@ -22,15 +20,6 @@
 static const char suffix[] = " (deleted)";
 
 /* ---- capture ---- */
-
-static int64_t offset_of(const struct object_capture *capture)
-{
-    const struct snapshot *snapshot = capture->snapshot;
-    for (size_t i = 0; i < snapshot->positions_count; i++) /* noted in the stop */
-        if (snapshot->positions[i].selector == capture->sight->selector)
-            return snapshot->positions[i].offset;
-    return lseek(capture->cap, 0, SEEK_CUR);
-}
 
 /* A name that ends in " (deleted)" may also be the whole name of a file that is there. */
 static bool is_deleted(const struct object_sight *sight, const struct stat *stat)
@@ -96,7 +85,7 @@ static int capture_deleted(struct object_capture *capture, struct file_state *st
 
 static int capture_file(struct object_capture *capture, struct reseat_error **ret_error)
 {
-    struct file_state state = {.offset = offset_of(capture)};
+    struct file_state state = {.offset = capture_offset(capture)};
     struct stat stat;
     const char *own = path_of_own_proc(capture);
     if (fstat(capture->cap, &stat) < 0)
@@ -140,25 +129,13 @@ size_t file_content_offset(const struct file_state *state)
     return locks_offset(state) + state->lock_count * sizeof(struct lock_state);
 }
 
-static bool has_parent_steps(const char *path)
-{
-    for (const char *part = path; (part = strstr(part, "..")); part += 2)
-        if ((part == path || part[-1] == '/') && (part[2] == '/' || part[2] == '\0'))
-            return true;
-    return false;
-}
-
 static int check_file(const struct object_view *view, struct reseat_error **ret_error)
 {
     struct file_state state = file_state_of(view);
-    const char *path = file_path_of(view);
-    if (state.path_length == 0 || state.path_length > 4096 ||
-        !view_has(view, sizeof state, state.path_length) || path[state.path_length - 1] != '\0' ||
-        strlen(path) != state.path_length - 1)
-        return view_bad(view, ret_error, "its path is none");
-    bool is_own = state.flags & FILE_OWN_PROC;
-    if ((path[0] == '/') == is_own || has_parent_steps(path) || (is_own && state.path_length > 128))
-        return view_bad(view, ret_error, "its path leads somewhere else");
+    bool is_path = state.flags & FILE_OWN_PROC ? view_has_relative_path(view, sizeof state, state.path_length)
+                                               : view_has_path(view, sizeof state, state.path_length);
+    if (!is_path)
+        return view_bad(view, ret_error, "its path is none, or leads somewhere else");
     int r = locks_check(view, locks_offset(&state), state.lock_count, ret_error);
     size_t end;
     if (r == 0 && (state.flags & FILE_HAS_CONTENT))
@@ -177,15 +154,6 @@ static bool is_stateless_device(unsigned device_major, unsigned device_minor)
         if (devices[i].major == device_major && devices[i].minor == device_minor)
             return true;
     return false;
-}
-
-/* A place in the tree, without symbolic links on the way, and without touching what is there. */
-int file_open_place(const char *path, unsigned flags)
-{
-    struct open_how how = {.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW | flags,
-                           .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
-    long fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
-    return fd < 0 ? -errno : (int)fd;
 }
 
 static int judge_found(const struct object_view *view, const struct file_state *state,
@@ -227,7 +195,7 @@ static int judge_file(const struct object_view *view, const struct object_option
     }
     if (state.flags & (FILE_DELETED | FILE_OWN_PROC))
         return 0;
-    _cleanup_close_ int place = file_open_place(file_path_of(view), 0);
+    _cleanup_close_ int place = place_open(file_path_of(view), 0);
     if (place < 0 || fstat(place, &stat) < 0) {
         *ret_fate = OBJECT_LOST;
         return describe_as(ret_sentence,
@@ -302,7 +270,7 @@ static int open_again(struct object_making *making, const struct object_view *vi
 {
     bool is_place = view->row->status_flags & O_PATH;
     unsigned flags = is_place ? view->row->status_flags & (O_DIRECTORY | O_NOFOLLOW) : 0;
-    _cleanup_close_ int place = file_open_place(file_path_of(view), flags);
+    _cleanup_close_ int place = place_open(file_path_of(view), flags);
     struct stat stat;
     if (place < 0 || fstat(place, &stat) < 0)
         return error_errno(ret_error, place < 0 ? place : -errno, "looking for %s", file_path_of(view));

@@ -25,8 +25,6 @@ struct file_state {
 struct file_state file_state_of(const struct object_view *view);
 const char *file_path_of(const struct object_view *view);
 size_t file_content_offset(const struct file_state *state);
-/* A place in the tree, without symbolic links on the way, and without touching what is there. */
-int file_open_place(const char *path, unsigned flags);
 /* Opens once more what `source` is on, for the object of the view. */
 int file_put_again(struct object_making *making, const struct object_view *view, native_cap_t source,
                    struct reseat_error **ret_error);

@@ -31,9 +31,9 @@ struct memfd_state {
 static int add_label(struct object_capture *capture, struct memfd_state *state)
 {
     static const uint8_t zeros[8];
-    static const char prefix[] = "/memfd:", suffix[] = " (deleted)";
+    static const char prefix[] = "/memfd:";
     const char *label = capture->sight->link + sizeof prefix - 1;
-    size_t length = strlen(label) - (link_is_deleted(capture->sight) ? sizeof suffix - 1 : 0);
+    size_t length = link_length_of_name(capture->sight) - (sizeof prefix - 1);
     state->label_length = (uint32_t)length + 1;
     int r = state_add(capture, label, length);
     return r < 0 ? r : state_add(capture, zeros, ALIGN_8(length + 1) - length);
@@ -50,14 +50,11 @@ static int capture_memfd(struct object_capture *capture, struct reseat_error **r
 {
     int seals = fcntl(capture->cap, F_GET_SEALS);
     struct memfd_state state = {
-        .offset = lseek(capture->cap, 0, SEEK_CUR),
+        .offset = capture_offset(capture),
         .seals = seals < 0 ? F_SEAL_SEAL : (uint32_t)seals,
         .page_shift = page_shift_of(capture->cap),
         .has_content = capture_is_first_of_inode(capture),
     };
-    for (size_t i = 0; i < capture->snapshot->positions_count; i++) /* noted in the stop */
-        if (capture->snapshot->positions[i].selector == capture->sight->selector)
-            state.offset = capture->snapshot->positions[i].offset;
     int r = state_add(capture, &state, sizeof state);
     if (r == 0)
         r = add_label(capture, &state);
@@ -92,10 +89,8 @@ static size_t content_offset(const struct memfd_state *state)
 static int check_memfd(const struct object_view *view, struct reseat_error **ret_error)
 {
     struct memfd_state state = state_of(view);
-    const char *label = (const char *)view->state + sizeof state;
     size_t end;
-    if (state.label_length == 0 || state.label_length > LABEL_LENGTH_MAX ||
-        !view_has(view, sizeof state, state.label_length) || label[state.label_length - 1] != '\0')
+    if (state.label_length > LABEL_LENGTH_MAX || !view_has_text(view, sizeof state, state.label_length))
         return view_bad(view, ret_error, "its label is none");
     if (state.page_shift != 0 && (state.page_shift < 12 || state.page_shift > 40))
         return view_bad(view, ret_error, "pages of 2^%u bytes", state.page_shift);

@@ -33,7 +33,6 @@ static bool notifies(const struct object_capture *capture)
 
 static int capture_mqueue(struct object_capture *capture, struct reseat_error **ret_error)
 {
-    static const char suffix[] = " (deleted)";
     const char *name = strrchr(capture->sight->link, '/') + 1;
     struct mq_attr attributes;
     struct stat stat;
@@ -46,8 +45,8 @@ static int capture_mqueue(struct object_capture *capture, struct reseat_error **
                                  .message_bytes = (uint64_t)attributes.mq_msgsize,
                                  .waiting = (uint64_t)attributes.mq_curmsgs};
     size_t length = strlen(name);
-    if ((state.flags & MQUEUE_REMOVED) && link_is_deleted(capture->sight))
-        length -= sizeof suffix - 1;
+    if (state.flags & MQUEUE_REMOVED)
+        length -= strlen(capture->sight->link) - link_length_of_name(capture->sight);
     state.name_length = (uint32_t)length + 1;
     int r = state_add(capture, &state, sizeof state);
     if (r == 0)
@@ -75,8 +74,7 @@ static int check_mqueue(const struct object_view *view, struct reseat_error **re
 {
     struct mqueue_state state = state_of(view);
     if (state.name_length < 2 || state.name_length > 256 ||
-        !view_has(view, sizeof state, state.name_length) || name_of(view)[state.name_length - 1] != '\0' ||
-        strchr(name_of(view), '/'))
+        !view_has_text(view, sizeof state, state.name_length) || strchr(name_of(view), '/'))
         return view_bad(view, ret_error, "its name is none");
     return 0;
 }

@@ -9,10 +9,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 struct inotify_state {
@@ -173,19 +171,11 @@ static int check_inotify(const struct object_view *view, struct reseat_error **r
     for (size_t i = 0; i < state.watch_count; i++) {
         if (!next_watch(view, &offset, &watch, &path))
             return view_bad(view, ret_error, "watch %zu of %u is cut off", i, state.watch_count);
-        if (watch.number < 1 || watch.path_length > 4096 ||
-            (watch.path_length && (path[0] != '/' || path[watch.path_length - 1] != '\0')))
+        uint64_t place = (uint64_t)((const uint8_t *)path - view->state);
+        if (watch.number < 1 || (watch.path_length && !view_has_path(view, place, watch.path_length)))
             return view_bad(view, ret_error, "watch %zu is none", i);
     }
     return 0;
-}
-
-static int open_watched(const char *path)
-{
-    struct open_how how = {.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW,
-                           .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
-    long fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
-    return fd < 0 ? -errno : (int)fd;
 }
 
 static int judge_inotify(const struct object_view *view, const struct object_options *options,
@@ -198,7 +188,7 @@ static int judge_inotify(const struct object_view *view, const struct object_opt
     size_t offset = sizeof state;
     view_read(view, &state, sizeof state);
     while (next_watch(view, &offset, &watch, &path)) {
-        _cleanup_close_ int fd = watch.path_length ? open_watched(path) : -EBADF;
+        _cleanup_close_ int fd = watch.path_length ? place_open(path, 0) : -EBADF;
         if (!watch.path_length || (fd >= 0 && watch.number <= WATCH_NUMBER_MAX))
             continue;
         *ret_fate = OBJECT_DEGRADED;
@@ -265,7 +255,7 @@ static int add_watches(const struct object_view *view, int fd)
         char link[32];
         if (!watches[i].path_length || watches[i].number > WATCH_NUMBER_MAX)
             continue;
-        place = open_watched((const char *)view->state + watches[i].reserved);
+        place = place_open((const char *)view->state + watches[i].reserved, 0);
         snprintf(link, sizeof link, "/proc/self/fd/%d", place);
         if (place >= 0)
             r = reach_number(fd, link, &watches[i]);

@@ -10,11 +10,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
 enum pipe_flags {
     PIPE_HUNG_UP = 1 << 0, /* nobody had the other end any more */
@@ -140,7 +138,6 @@ static int capture_pipe(struct object_capture *capture, struct reseat_error **re
 
 static int capture_fifo(struct object_capture *capture, struct reseat_error **ret_error)
 {
-    static const char suffix[] = " (deleted)";
     struct pipe_state state = {0};
     struct stat stat;
     int r = capture_ends(capture, &state, ret_error);
@@ -148,11 +145,9 @@ static int capture_fifo(struct object_capture *capture, struct reseat_error **re
         return r;
     if (fstat(capture->cap, &stat) < 0)
         return -errno;
-    size_t length = strlen(capture->sight->link);
-    if (stat.st_nlink == 0) {
-        state.flags |= PIPE_DELETED;
-        length -= link_is_deleted(capture->sight) ? sizeof suffix - 1 : 0;
-    }
+    bool is_deleted = stat.st_nlink == 0;
+    size_t length = is_deleted ? link_length_of_name(capture->sight) : strlen(capture->sight->link);
+    state.flags |= is_deleted ? PIPE_DELETED : 0;
     state.path_length = (uint32_t)length + 1;
     r = state_add(capture, capture->sight->link, length);
     if (r == 0)
@@ -206,9 +201,7 @@ static int check_fifo(const struct object_view *view, struct reseat_error **ret_
     if (r < 0)
         return r;
     struct pipe_state state = state_of(view);
-    const char *path = path_of(view);
-    if (state.path_length < 2 || path[0] != '/' || path[state.path_length - 1] != '\0' ||
-        strlen(path) != state.path_length - 1 || strstr(path, "/../"))
+    if (!view_has_path(view, bytes_offset(&state) + state.byte_count, state.path_length))
         return view_bad(view, ret_error, "its path is none");
     return 0;
 }
@@ -242,12 +235,10 @@ static int judge_pipe(const struct object_view *view, const struct object_option
 
 static int open_fifo(const char *path)
 {
-    struct open_how how = {.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW,
-                           .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
-    _cleanup_close_ int place = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+    _cleanup_close_ int place = place_open(path, 0);
     struct stat stat;
     if (place < 0 || fstat(place, &stat) < 0)
-        return -errno;
+        return place < 0 ? place : -errno;
     if (!S_ISFIFO(stat.st_mode))
         return -ESTALE;
     return making_reopen(place, O_RDWR | O_NONBLOCK); /* does not wait for anybody */

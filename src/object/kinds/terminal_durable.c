@@ -12,11 +12,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/major.h>
-#include <linux/openat2.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 enum terminal_flags {
@@ -151,9 +149,7 @@ static const char *path_of(const struct object_view *view)
 static int check_terminal(const struct object_view *view, struct reseat_error **ret_error)
 {
     struct terminal_state state = state_of(view);
-    if (state.path_length < 2 || state.path_length > 4096 ||
-        !view_has(view, sizeof state, state.path_length) || path_of(view)[state.path_length - 1] != '\0' ||
-        path_of(view)[0] != '/')
+    if (!view_has_path(view, sizeof state, state.path_length))
         return view_bad(view, ret_error, "its path is none");
     return 0;
 }
@@ -177,14 +173,12 @@ static object_id_t next_half(const struct object_view *view, object_id_t after, 
 static int open_same(const struct object_view *view)
 {
     struct terminal_state state = state_of(view);
-    struct open_how how = {.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW,
-                           .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
     struct stat stat;
     if (!(state.flags & TERMINAL_PTY) || (state.flags & TERMINAL_HUNG_UP))
         return -ENXIO;
-    _cleanup_close_ int place = (int)syscall(SYS_openat2, AT_FDCWD, path_of(view), &how, sizeof how);
+    _cleanup_close_ int place = place_open(path_of(view), 0);
     if (place < 0 || fstat(place, &stat) < 0)
-        return -errno;
+        return place < 0 ? place : -errno;
     int64_t changed_ns = stat.st_ctim.tv_sec * INT64_C(1000000000) + stat.st_ctim.tv_nsec;
     if (!S_ISCHR(stat.st_mode) || major(stat.st_rdev) != state.special_major ||
         minor(stat.st_rdev) != state.special_minor || stat.st_ino != state.inode ||
