@@ -15,7 +15,9 @@ static bool parse_lock(const char *line, struct lock_state *ret_lock)
 {
     char kind[16], mode[16], access[16], end[24];
     long long start;
-    if (sscanf(line, "lock: %*d: %15s %15s %15s %*d %*s %lld %23s", kind, mode, access, &start, end) != 5)
+    char head[256];
+    line_copy(line, head, sizeof head);
+    if (sscanf(head, "lock: %*d: %15s %15s %15s %*d %*s %lld %23s", kind, mode, access, &start, end) != 5)
         return false;
     int lock_kind = strcmp(kind, "FLOCK") == 0    ? LOCK_FLOCK
                     : strcmp(kind, "OFDLCK") == 0 ? LOCK_OFD

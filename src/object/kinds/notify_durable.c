@@ -29,8 +29,9 @@ struct inotify_watch {
 
 #define ALIGN_8(number)  (((number) + 7) & ~(size_t)7)
 #define WATCH_NUMBER_MAX (1 << 18) /* so many numbers are tried */
-#define HANDLE_BYTES     64        /* as the kernel shows */
-#define DRAIN_EVERY      1000      /* fs.inotify.max_queued_events is larger */
+#define LINE_BYTES       512
+#define HANDLE_BYTES     64   /* as the kernel shows */
+#define DRAIN_EVERY      1000 /* fs.inotify.max_queued_events is larger */
 
 /* ---- capture ---- */
 
@@ -101,7 +102,9 @@ static int add_watch(struct object_capture *capture, const char *line, struct in
     unsigned long long inode;
     struct handle_text text = {0};
     char path[4096] = "";
-    int n = sscanf(line,
+    char text_of_line[LINE_BYTES];
+    line_copy(line, text_of_line, sizeof text_of_line);
+    int n = sscanf(text_of_line,
                    "inotify wd:%x ino:%llx sdev:%x mask:%x ignored_mask:%*x fhandle-bytes:%x "
                    "fhandle-type:%x f_handle:%128s",
                    &number, &inode, &device, &mask, &text.length, &text.type, text.hex);
