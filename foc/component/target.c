@@ -116,6 +116,8 @@ static void serve(void)
             control->service_faults++;
         }
         control->progress[TARGET_SERVER]++;
+        while (control->holds_answers)
+            ;
     }
 }
 

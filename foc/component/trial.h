@@ -59,6 +59,7 @@ struct target_control {
     volatile uint64_t number_faults;  /* what the FPU's registers had wrong */
     volatile uint64_t service_faults; /* what the server saw that cannot be */
     volatile uint64_t is_ready;
+    volatile uint64_t holds_answers; /* set by core: the server keeps each caller waiting */
 };
 
 /* ---- the peer ---- */

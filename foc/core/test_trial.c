@@ -18,6 +18,7 @@
 #define CHECKS_MS         60000
 #define SIGNALS_MEANWHILE 1
 #define ROUNDS            20u
+#define HOLD_MS           50 /* until the server has a request in hand */
 
 static struct component *peer, *target, *checkpointer;
 static struct target_control *control;
@@ -283,6 +284,20 @@ static void try_leave_running(void)
     check_from_inside("behind it");
 }
 
+/* A server with a request in hand cannot be stopped without its caller losing the answer. */
+static void try_refusal(void)
+{
+    print("\n         a checkpoint that has to be refused\n");
+    error = NULL;
+    control->holds_answers = 1;
+    serve_for(HOLD_MS);
+    int r = checkpoint_take(target, &checkpoint, &error);
+    control->holds_answers = 0;
+    check(r == -E_BUSY, "a server that never waits is refused: %s", error ? error->message : "no sentence");
+    goes_on("behind the refusal");
+    check_from_inside("behind the refusal");
+}
+
 /* While the target is not there: what is sent to it then must not be lost. */
 static void destroy(void)
 {
@@ -463,6 +478,7 @@ void test_trial(const struct foc_kip *kip)
     goes_on("before anything");
     check_from_inside("before anything");
     try_leave_running();
+    try_refusal();
     try_checkpointer();
     try_vault();
     try_often();
