@@ -197,3 +197,48 @@ def test_full_queues_and_half_closed(context, ends):
     context.until(lambda: "received" in log.read_text(), "the server to read everything")
     assert f"received {said[1]} {said[2]}" in log.read_text(), (said, log.read_text())
     context.until(lambda: "ended" in log.read_text(), "the server to end")
+
+
+LOOPBACK = """
+import os, socket, sys, time
+server = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(server.getsockname())
+accepted, _ = server.accept()
+client.sendall(b"never read")
+print("ready", flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.05)
+for name, end in ("client", client), ("accepted", accepted):
+    try:
+        print(name, end.recv(100), flush=True)
+    except OSError as error:
+        print(name, type(error).__name__, flush=True)
+late = socket.create_connection(server.getsockname())
+print("listens", server.accept()[1] == late.getsockname(), flush=True)
+"""
+
+
+def test_without_privileges(context):
+    """An ordinary user may not freeze a connection: that is said beforehand, and then it is found reset."""
+    context.need_root()
+    place = Path(context.path("place"))
+    place.mkdir()
+    os.chmod(context.directory, 0o755)
+    os.chown(place, 65534, 65534)
+    log, go = place / "log", place / "go"
+    with open(log, "wb") as file:
+        os.chown(log, 65534, 65534)
+        program = context.start(["python3", "-c", LOOPBACK, go], stdin=None, stdout=file, stderr=file,
+                                new_session=True, user="nobody", cwd=place)
+    context.until(lambda: "ready" in log.read_text(), "the program")
+    nobody = {"user": "nobody", "group": 65534, "extra_groups": []}
+    result = context.reseat("checkpoint", program.pid, "--image", "-o", place / "image", status=3, **nobody)
+    assert "cannot be carried over" in result.stderr and "CAP_NET_ADMIN" in result.stderr, result
+    assert program.alive
+    context.reseat("checkpoint", program.pid, "--image", "--allow=degraded", "-o", place / "image", **nobody)
+    context.reseat("restore", "--cold", "--new-pid", place / "image", status=3, **nobody)
+    context.reseat("restore", "--cold", "--new-pid", "--allow=degraded", place / "image", **nobody)
+    go.touch()
+    context.until(lambda: "listens" in log.read_text(), "the restored program")
+    assert log.read_text() == "ready\nclient ConnectionResetError\naccepted ConnectionResetError\nlistens True\n", \
+        log.read_text()

@@ -180,6 +180,18 @@ static int judge_found(const struct object_view *view, const struct file_state *
                        (unsigned long long)state->size, (unsigned long long)stat->st_size);
 }
 
+/* Whether we may open it the way that the process had it open. */
+static bool may_open(const struct object_view *view, int place)
+{
+    unsigned flags = view->row->status_flags;
+    int access_mode = (flags & O_ACCMODE) == O_RDONLY   ? R_OK
+                      : (flags & O_ACCMODE) == O_WRONLY ? W_OK
+                                                        : R_OK | W_OK;
+    char link[32];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", place);
+    return (flags & O_PATH) || faccessat(AT_FDCWD, link, access_mode, AT_EACCESS) == 0;
+}
+
 static int judge_file(const struct object_view *view, const struct object_options *options,
                       enum object_fate *ret_fate, char **ret_sentence)
 {
@@ -202,6 +214,10 @@ static int judge_file(const struct object_view *view, const struct object_option
                            place == -ELOOP ? "a symbolic link has been put into its path since"
                                            : "it cannot be found at its path any more (%s)",
                            strerror(place < 0 ? -place : errno));
+    }
+    if (!may_open(view, place)) {
+        *ret_fate = OBJECT_LOST;
+        return describe_as(ret_sentence, "we may not open it as the process had: %s", strerror(errno));
     }
     return judge_found(view, &state, &stat, ret_fate, ret_sentence);
 }
