@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 from reseat_test import each
+from reseat_test.context import process_descendants
 
 PYTHON = "/usr/bin/python3"  # one that everybody may execute
 COUNT = """
@@ -288,3 +290,44 @@ for line in sys.stdin:
     assert not os.path.exists(directory)
     program.send("still here\n")
     program.expect("still here\n")
+
+
+# ---- killed in the middle ----
+
+
+def test_killed_at_any_time(context):
+    """Reseat is killed while it puts the process back: either there is nothing, or all of it, and it runs."""
+    program = start(context)
+    directory = checkpoint(context, program)
+    began = time.monotonic()
+    ours, theirs, slots = pipes(context)
+    pid = context.restore(directory, "--cold", *slots, pass_fds=theirs)
+    usual = time.monotonic() - began
+    os.kill(pid, signal.SIGKILL)
+    context.until(lambda: context.reap() or not os.path.exists(f"/proc/{pid}"), "its end")
+    whole = 0
+    for round in range(40):
+        ours, theirs, slots = pipes(context)
+        reseat = context.spawn([context.command, "restore", "--cold", directory, *slots], pass_fds=theirs,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(usual * 1.2 * round / 40)
+        os.kill(reseat, signal.SIGKILL)
+        for fd in theirs:
+            os.close(fd)
+        context.until(lambda: context.reap() or not os.path.exists(f"/proc/{reseat}"), "the end of reseat")
+        context.take_status(reseat)
+        try:
+            os.write(ours[0], b"x\n")
+        except BrokenPipeError:
+            pass  # nothing is there any more
+        line = b""
+        while not line.endswith(b"\n") and (byte := os.read(ours[1], 1)):  # the end of file: nobody has it any more
+            line += byte
+        if line:
+            whole += 1
+            assert line.decode().split() == ["1", str(program.pid), "True", "x"], line
+            os.kill(program.pid, signal.SIGKILL)
+        context.until(lambda: context.reap() or not process_descendants(os.getpid()), "nothing to be left")
+        for fd in ours:
+            os.close(fd)
+    assert whole < 40, "it was never killed in time"
