@@ -29,9 +29,10 @@ unsigned native_pd_rights_of(int status_flags);
 struct program;
 struct target_thread;
 
-/* Begins a part of the scratch pages below which there is room for the frame of a signal handler, if one
- * could run: the program's, for our report signal, with the stack pointer in the middle of our program, if we
- * die there. */
+/* Below each program that the leader runs there must be room for the frame of a signal handler, if one could
+ * run: the target's own one for our report signal, with the stack pointer in our program, if we die there.
+ * Takes that room; and begins a part with it. */
+void native_pd_take_handler_room(struct target *target);
 void native_pd_begin_part(struct target *target);
 #define NATIVE_PD_HANDLER_BYTES (16 * 1024)
 

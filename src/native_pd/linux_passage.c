@@ -28,7 +28,7 @@ size_t native_pd_scratch_bytes(size_t count)
 {
     size_t calls = (count + native_pd_most_plugs(count)) * sizeof(struct program_call);
     size_t round = delivery_round_bytes(count), area = round > calls ? round : calls;
-    return BASE_BYTES + calls + 2 * (area + AREA_BASE_BYTES + NATIVE_PD_HANDLER_BYTES);
+    return BASE_BYTES + calls + 2 * (area + AREA_BASE_BYTES + 2 * NATIVE_PD_HANDLER_BYTES);
 }
 
 /* ---- pieces of programs ---- */
@@ -157,11 +157,16 @@ static size_t handler_bytes(const struct target *target)
     return target->report_is_caught && !dies_with_us ? NATIVE_PD_HANDLER_BYTES : 0;
 }
 
-void native_pd_begin_part(struct target *target)
+void native_pd_take_handler_room(struct target *target)
 {
     size_t room = handler_bytes(target);
     if (room)
         scratch_take(&target->scratch, room, 16, NULL);
+}
+
+void native_pd_begin_part(struct target *target)
+{
+    native_pd_take_handler_room(target);
     scratch_begin_part(&target->scratch);
 }
 

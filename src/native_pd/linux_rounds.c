@@ -141,6 +141,7 @@ static int begin_round(struct round *round, size_t most, struct reseat_error **r
     size_t start = scratch->used;
     int r =
         program_begin(&round->leaving, scratch, most + numbers_count_runs(&delivery->held) + 1, 0, ret_error);
+    native_pd_take_handler_room(delivery->target);
     delivery->unread_bytes = scratch->used - start; /* nothing in it is a result */
     if (r == 0)
         r = program_begin(&round->program, scratch,
