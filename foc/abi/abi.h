@@ -28,7 +28,6 @@ enum foc_operation {
     FOC_CALL = FOC_SEND | FOC_RECEIVE,
     FOC_WAIT = FOC_RECEIVE | FOC_OPEN_WAIT,
     FOC_REPLY_AND_WAIT = FOC_SEND | FOC_RECEIVE | FOC_OPEN_WAIT | FOC_REPLY,
-    FOC_OPERATION_MASK = 15,
 };
 #define FOC_CAP_SPECIAL (1ul << 11) /* L4_obj_ref::Invalid: names the calling thread itself */
 
@@ -38,16 +37,11 @@ enum foc_initial_slot {
     FOC_SLOT_TASK = 1,
     FOC_SLOT_FACTORY = 2,
     FOC_SLOT_THREAD = 3,
-    FOC_SLOT_PAGER = 4, /* empty in sigma0 */
-    FOC_SLOT_LOG = 5,
-    FOC_SLOT_ICU = 6,
     FOC_SLOT_SCHEDULER = 7,
-    FOC_SLOT_IOMMU = 8,
     FOC_SLOT_DEBUGGER = 10, /* filled in kernels with a debugger (CONFIG_RT_DBG) */
 };
 
-/* ---- message tag (abi/l4_types.cpp, class L4_msg_tag): words 0-5, items 6-11, flags 12-15, protocol above
- * ---- */
+/* ---- message tag (class L4_msg_tag): words 0-5, items 6-11, flags 12-15, protocol above ---- */
 
 #define FOC_TAG(words, items, flags, protocol)                                                               \
     ((foc_word_t)(words) | (foc_word_t)(items) << 6 | (foc_word_t)(flags) |                                  \
@@ -55,34 +49,30 @@ enum foc_initial_slot {
 #define FOC_TAG_WORDS(tag)    ((unsigned)((tag)&63))
 #define FOC_TAG_ITEMS(tag)    ((unsigned)((tag) >> 6 & 63))
 #define FOC_TAG_PROTOCOL(tag) ((long)(tag) >> 16)
-#define FOC_TAG_SCHEDULE      0x2000ul /* do not lend the rest of the time slice to the receiver */
 #define FOC_TAG_ERROR         0x8000ul
 
-enum foc_protocol { /* L4_msg_tag::Protocol */
-                    FOC_PROTOCOL_IRQ = -1,
-                    FOC_PROTOCOL_PAGE_FAULT = -2,
-                    FOC_PROTOCOL_EXCEPTION = -5,
-                    FOC_PROTOCOL_SIGMA0 = -6,
-                    FOC_PROTOCOL_GATE =
-                        -10, /* "kobject": the server's side of a gate; also the factory's name for gates */
-                    FOC_PROTOCOL_TASK = -11,
-                    FOC_PROTOCOL_THREAD = -12,
-                    FOC_PROTOCOL_SCHEDULER = -14,
-                    FOC_PROTOCOL_FACTORY = -15,
-                    FOC_PROTOCOL_IRQ_SENDER = -18,
-                    FOC_PROTOCOL_SEMAPHORE = -20,
+/* L4_msg_tag::Protocol. The name of gates (Label_kobject, "kobject") is that of their server's side too. */
+enum foc_protocol {
+    FOC_PROTOCOL_IRQ = -1,
+    FOC_PROTOCOL_PAGE_FAULT = -2,
+    FOC_PROTOCOL_EXCEPTION = -5,
+    FOC_PROTOCOL_GATE = -10,
+    FOC_PROTOCOL_TASK = -11,
+    FOC_PROTOCOL_THREAD = -12,
+    FOC_PROTOCOL_SCHEDULER = -14,
+    FOC_PROTOCOL_FACTORY = -15,
+    FOC_PROTOCOL_IRQ_SENDER = -18,
+    FOC_PROTOCOL_SEMAPHORE = -20,
 };
 
 /* ---- timeouts (class L4_timeout, L4_timeout_pair): receive in bits 0-15, send in 16-31 ---- */
 
-#define FOC_FOREVER     0ul
-#define FOC_TIMEOUT_NOW 0x400ul
+#define FOC_FOREVER 0ul
 /* mantissa << exponent microseconds; mantissa below 1024, exponent below 32 and not 0 */
 #define FOC_TIMEOUT(mantissa, exponent) ((foc_word_t)(exponent) << 10 | (foc_word_t)(mantissa))
 #define FOC_TIMEOUTS(receive, send)     ((receive) | (foc_word_t)(send) << 16)
 
-/* ---- errors: of an IPC, in the UTCB (abi/l4_error.cpp); of a kernel object, as protocol of its answer
- * (class L4_err) */
+/* ---- errors of an IPC, in the UTCB (abi/l4_error.cpp). Those of a kernel object are the protocol of its answer. ---- */
 
 enum foc_ipc_error {
     FOC_IPC_TIMEOUT = 2,
@@ -90,7 +80,6 @@ enum foc_ipc_error {
     FOC_IPC_NOT_EXISTENT = 4,
     FOC_IPC_CANCELED = 6,
     FOC_IPC_RECEIVE_CANCELED = 7,
-    FOC_IPC_ABORTED = 14,
     FOC_IPC_MAP_FAILED = 16,
     FOC_IPC_ERROR_MASK = 31,
 };
@@ -101,39 +90,35 @@ enum foc_fpage_type { FOC_FPAGE_MEMORY = 1, FOC_FPAGE_IO = 2, FOC_FPAGE_OBJECT =
 #define FOC_FPAGE(type, address, order, rights)                                                              \
     ((foc_word_t)(address) | (foc_word_t)(order) << 6 | (foc_word_t)(type) << 4 | (foc_word_t)(rights))
 #define FOC_FPAGE_SLOTS(slot, order, rights) FOC_FPAGE(FOC_FPAGE_OBJECT, FOC_CAP(slot), order, rights)
-#define FOC_FPAGE_ALL                        FOC_FPAGE(0, 0, 63, 0)
 
-enum foc_rights {                  /* L4_fpage::Rights */
-                  FOC_RIGHT_W = 1, /* capabilities */
-                  FOC_RIGHT_S = 2,
-                  FOC_RIGHT_R = 4,
-                  FOC_RIGHT_D = 8,
-                  FOC_RIGHTS_RWS = 7,
-                  FOC_RIGHTS_FULL = 15,
-                  FOC_MEMORY_X = 1, /* memory */
-                  FOC_MEMORY_W = 2,
-                  FOC_MEMORY_R = 4,
-                  FOC_MEMORY_U = 8,
-                  FOC_MEMORY_RWX = 15,
+/* L4_fpage::Rights */
+enum foc_rights {
+    FOC_RIGHT_W = 1, /* capabilities */
+    FOC_RIGHT_S = 2,
+    FOC_RIGHT_R = 4,
+    FOC_RIGHTS_RWS = 7,
+    FOC_RIGHTS_FULL = 15,
+    FOC_MEMORY_X = 1, /* memory */
+    FOC_MEMORY_W = 2,
+    FOC_MEMORY_R = 4,
+    FOC_MEMORY_U = 8,
+    FOC_MEMORY_RWX = 15,
 };
 
 /* ---- message items (abi/l4_msg_item.cpp) ---- */
 
-#define FOC_ITEM_MAP      8ul    /* L4_msg_item::Map; a hot spot goes above bit 12 */
-#define FOC_ITEM_COMPOUND 1ul    /* the next item continues in the same receive window */
-#define FOC_ITEM_WEAK     0x10ul /* L4_snd_item::C_weak_ref: does not keep the object alive */
-#define FOC_ITEM_SERVER   0xe0ul /* C_obj_specific_rights: for a gate, its server's side */
-#define FOC_ITEM_RECEIVED 6ul    /* mask, L4_return_item_writer::Rcv_type; 0: something was mapped */
-#define FOC_BUFFER_SMALL  2ul    /* L4_buf_item: one slot, in the same word */
+#define FOC_ITEM_MAP     8ul    /* L4_msg_item::Map; a hot spot goes above bit 12 */
+#define FOC_ITEM_WEAK    0x10ul /* L4_snd_item::C_weak_ref: does not keep the object alive */
+#define FOC_ITEM_SERVER  0xe0ul /* C_obj_specific_rights: for a gate, its server's side */
+#define FOC_BUFFER_SMALL 2ul    /* L4_buf_item: one slot, in the same word */
 #define FOC_BUFFER_ITEMS(memory, io, object)                                                                 \
     ((foc_word_t)(memory) | (foc_word_t)(io) << 5 | (foc_word_t)(object) << 10)
 
 /* ---- UTCB (abi/l4_types.cpp, class Utcb): 1 KiB each, the kernel's message registers ---- */
 
-#define FOC_MESSAGE_WORDS  63
-#define FOC_BUFFER_WORDS   58
-#define FOC_UTCB_BYTES     1024ul
-#define FOC_MAX_UTCB_ORDER 17 /* kern/task.cpp, Task::alloc_ku_mem */
+#define FOC_MESSAGE_WORDS 63
+#define FOC_BUFFER_WORDS  58
+#define FOC_UTCB_BYTES    1024ul
 
 struct foc_utcb {
     foc_word_t message[FOC_MESSAGE_WORDS];
@@ -153,11 +138,7 @@ enum foc_task_operation { FOC_TASK_MAP = 0, FOC_TASK_UNMAP = 1, FOC_TASK_CAP_INF
 #define FOC_UNMAP_DELETE   0x40000000ul /* destroy the object, where the capability has D */
 #define FOC_UNMAP_OTHERS   0x00000002ul
 
-enum foc_thread_operation {
-    FOC_THREAD_CONTROL = 0,
-    FOC_THREAD_EX_REGS = 1,
-    FOC_THREAD_SWITCH = 2
-}; /* kern/thread.cpp */
+enum foc_thread_operation { FOC_THREAD_CONTROL = 0, FOC_THREAD_EX_REGS = 1 }; /* kern/thread.cpp */
 #define FOC_CONTROL_PAGER     0x0010000ul
 #define FOC_CONTROL_BIND      0x0200000ul
 #define FOC_CONTROL_EXCEPTION 0x1000000ul
@@ -166,15 +147,12 @@ enum foc_thread_operation {
 #define FOC_EX_REGS_EXCEPTION 0x20000ul
 
 enum foc_scheduler_operation { FOC_SCHEDULER_INFO = 0, FOC_SCHEDULER_RUN = 1 }; /* kern/scheduler.cpp */
-enum foc_gate_operation {
-    FOC_GATE_BIND = 0x10,
-    FOC_GATE_INFO = 0x11
-}; /* kern/ipc_gate.cpp; irqs: kern/irq.cpp */
-enum foc_irq_operation { FOC_IRQ_DETACH = 1, FOC_IRQ_TRIGGER = 2, FOC_IRQ_EOI = 4 }; /* kern/irq.cpp */
-enum foc_semaphore_operation { FOC_SEMAPHORE_DOWN = 0 };                             /* kern/semaphore.cpp */
+/* kern/ipc_gate.cpp; interrupts are bound in the same way, kern/irq.cpp */
+enum foc_gate_operation { FOC_GATE_BIND = 0x10, FOC_GATE_INFO = 0x11 };
+enum foc_irq_operation { FOC_IRQ_DETACH = 1, FOC_IRQ_TRIGGER = 2 }; /* kern/irq.cpp */
+enum foc_semaphore_operation { FOC_SEMAPHORE_DOWN = 0 };            /* kern/semaphore.cpp */
 
-/* ---- exception messages (kern/ia32/64/trap_state-amd64.cpp: Trex, Trap_state; L4_exception_ipc::Msg_size)
- * ---- */
+/* ---- exception messages (kern/ia32/64/trap_state-amd64.cpp: Trex; class L4_exception_ipc) ---- */
 
 #define FOC_EXCEPTION_WORDS     26
 #define FOC_TRAP_INVALID_OPCODE 6
@@ -224,26 +202,12 @@ enum foc_memory_type {
     FOC_MEMORY_CONVENTIONAL = 1,
     FOC_MEMORY_RESERVED = 2,
     FOC_MEMORY_DEDICATED = 3, /* sigma0's own */
-    FOC_MEMORY_SHARED = 4,
     FOC_MEMORY_BOOTLOADER = 0xe,
 };
 #define FOC_MEMORY_TYPE(m)       ((m)->start & 15)
 #define FOC_MEMORY_IS_VIRTUAL(m) ((m)->start >> 9 & 1)
 #define FOC_MEMORY_START(m)      ((m)->start & ~0x3fful)
 #define FOC_MEMORY_LAST(m)       ((m)->last | 0x3fful)
-
-/* Kernel options that a boot loader may fill in (kern/koptions-def.h). */
-#define FOC_OPTIONS_MAGIC   0x4c344b43u
-#define FOC_OPTIONS_VERSION 5
-#define FOC_UART_PORTS      1 /* Uart_type_ioport */
-
-struct foc_options {
-    uint32_t magic, version, flags, kernel_memory_kib;
-    uint32_t uart_base_baud, uart_baud;
-    uint16_t uart_irq;
-    uint8_t uart_register_shift, uart_access;
-    uint64_t uart_base;
-} __attribute__((packed));
 
 /* What the kernel's usual boot loader leaves at user_pointer (L4Re, l4mod.h): we leave the same, so that core
  * can be started by either. */

@@ -19,7 +19,6 @@
 #define MODULES_MAX      32
 #define SERIAL_PORT      0x3f8
 #define EXIT_PORT        0xf4
-#define MAGIC_ROOM       64 /* what must be there behind a magic number: the smaller of both structures */
 
 struct multiboot {
     uint32_t flags, memory_lower, memory_upper, boot_device, command_line;
@@ -121,13 +120,13 @@ static void load(const struct multiboot_module *module, const char *what)
     }
 }
 
-/* The kernel's info page and its options are found by their magic numbers, at page boundaries or 16 bytes. */
-static void *find_in(const struct multiboot_module *module, uint32_t magic)
+/* The kernel's info page is found by its magic number. */
+static struct foc_kip *find_info_page(const struct multiboot_module *module)
 {
     struct elf_segment segment;
     for (unsigned i = 0; elf_segment(at(module->start), i, &segment); i++)
-        for (uint64_t offset = 0; offset + MAGIC_ROOM <= segment.file_bytes; offset += 16)
-            if (*(uint32_t *)at(segment.physical_address + offset) == magic)
+        for (uint64_t offset = 0; offset + sizeof(struct foc_kip) <= segment.file_bytes; offset += 16)
+            if (*(uint32_t *)at(segment.physical_address + offset) == FOC_KIP_MAGIC)
                 return at(segment.physical_address + offset);
     return NULL;
 }
@@ -147,31 +146,6 @@ static void describe_machine(struct foc_kip *kip, const struct multiboot *inform
             describe_memory(kip, memory->start, memory->start + memory->length, FOC_MEMORY_CONVENTIONAL);
         offset += memory->bytes + 4;
     }
-}
-
-static bool asks_for_messages(const char *command_line)
-{
-    static const char option[] = "-serial";
-    for (unsigned matched = 0; *command_line; command_line++) {
-        matched = *command_line == option[matched] ? matched + 1 : 0;
-        if (!option[matched])
-            return true;
-    }
-    return false;
-}
-
-/* With "-serial" behind its name the kernel writes its own messages on the same line. Without, it is left
- * silent. */
-static void set_options(struct foc_options *options, const char *command_line)
-{
-    if (!asks_for_messages(command_line) || !options || options->version != FOC_OPTIONS_VERSION)
-        return;
-    options->uart_base = SERIAL_PORT;
-    options->uart_base_baud = 0;
-    options->uart_baud = 115200;
-    options->uart_irq = 4;
-    options->uart_register_shift = 0;
-    options->uart_access = FOC_UART_PORTS;
 }
 
 static void list_modules(struct foc_kip *kip, const struct multiboot_module *from, uint32_t count)
@@ -218,7 +192,7 @@ void start_main(uint32_t magic, const struct multiboot *information)
     const struct multiboot_module *list = at(information->modules);
     load(&list[0], "the first module is not a kernel for x86-64 (an ELF program)");
     load(&list[1], "the second module is not core (an ELF program for x86-64)");
-    struct foc_kip *kip = find_in(&list[0], FOC_KIP_MAGIC);
+    struct foc_kip *kip = find_info_page(&list[0]);
     if (!kip)
         give_up("the first module has no kernel info page: is it a Fiasco.OC kernel?");
     if (kip->memory_offset == 0 || kip->memory_offset > FOC_PAGE_SIZE)
@@ -228,7 +202,6 @@ void start_main(uint32_t magic, const struct multiboot *information)
     describe_segments(kip, &list[0], FOC_MEMORY_RESERVED);
     describe_segments(kip, &list[1], FOC_MEMORY_DEDICATED);
     list_modules(kip, list, information->module_count);
-    set_options(find_in(&list[0], FOC_OPTIONS_MAGIC), at(list[0].name));
     kip->sigma0_ip = elf_entry(at(list[1].start));
     kip->root_ip = 0;
     map_memory();
