@@ -110,7 +110,7 @@ void core_view_close(struct core_view *view); /* cleanup function */
 /* The index of a section, 0 if there is none. -EBADMSG: there are two. */
 int core_view_find(const struct core_view *view, const char *name, struct reseat_error **ret_error);
 int core_view_verify(const struct core_view *view, struct reseat_error **ret_error);
-/* Only well-formed rows: whether they make sense is core_check_snapshot()'s to say. */
+/* core_extract.c. Only well-formed rows: whether they make sense is core_check_snapshot()'s to say. */
 int core_view_extract(const struct core_view *view, struct snapshot *ret_snapshot,
                       struct reseat_error **ret_error);
 /* The extents in the order in which they lie in the file. -ENOMEM. */

@@ -25,20 +25,10 @@
 #include <xxhash.h>
 #include <zstd.h>
 
-#define WHOLE_BYTES_MAX                                                                                      \
-    (UINT64_C(64) << 20) /* up to this size a mapping has its place in the file, holes and all */
-#define GAP_BYTES_MAX   WHOLE_BYTES_MAX /* in a larger one, a hole up to this size is a hole in the file */
-#define PLAIN_BYTES_MAX (UINT64_C(1) << 20) /* never compressed up to this size */
 #define THREADS_MAX     4
 #define ALONE_BYTES_MAX (UINT64_C(8) << 20) /* other threads do not pay for less */
 #define COMPRESSION     3
 #define NOT_PLACED      UINT64_MAX
-
-/* A stretch of a mapping that lies in the file as it lies in memory. */
-struct placement {
-    size_t vma;
-    uint64_t start, end, file_offset;
-};
 
 /* What all threads share; `lock` guards it. */
 struct writing {
@@ -48,11 +38,7 @@ struct writing {
     struct core_sink *sink;
     int mem_fd;
     struct page_scan scan;
-    struct placement *placements;
-    size_t placement_count;
-    size_t whole_vma; /* the mapping at hand, if it has its place: */
-    uint64_t whole_offset;
-    uint64_t next_offset;
+    struct memory_layout layout;
     uint64_t done, total; /* bytes, for the progress */
     int result;
     struct reseat_error *error;
@@ -63,7 +49,7 @@ static void writing_end(struct writing *writing)
     pthread_mutex_destroy(&writing->lock);
     page_scan_end(&writing->scan);
     base_close(&writing->mem_fd);
-    free(writing->placements);
+    memory_layout_end(&writing->layout);
     base_error_free(&writing->error);
 }
 
@@ -73,9 +59,9 @@ struct worker {
     uint8_t *content, *packed;
     size_t packed_room;
     ZSTD_CCtx *context;
-    bool reports; /* it alone tells how far it is */
     pthread_t thread;
     bool is_started;
+    bool reports; /* it alone tells how far it is */
 };
 
 /* A run that a thread has taken. */
@@ -85,96 +71,6 @@ struct chunk {
     bool leaves_out_zeros;
 };
 
-static uint64_t round_up(uint64_t number)
-{
-    return (number + CORE_PAGE_BYTES - 1) & ~(uint64_t)(CORE_PAGE_BYTES - 1);
-}
-
-/* ---- where a run goes in the file ---- */
-
-static bool is_of_file(const struct snapshot_vma *vma)
-{
-    return (vma->kind == SNAPSHOT_VMA_FILE || vma->kind == SNAPSHOT_VMA_OBJECT) &&
-           !(vma->flags & SNAPSHOT_VMA_STORED);
-}
-
-static bool has_stack(const struct snapshot *snapshot, const struct snapshot_vma *vma)
-{
-    for (size_t i = 0; i < snapshot->threads_count; i++) {
-        uint64_t sp = arch_sp(snapshot->threads[i].regs);
-        if (sp >= vma->start && sp < vma->end)
-            return true;
-    }
-    return false;
-}
-
-static bool is_compressed(const struct writing *writing, const struct snapshot_vma *vma)
-{
-    uint64_t length = vma->end - vma->start;
-    if (!(writing->source->flags & IMAGE_COMPRESS) || length <= PLAIN_BYTES_MAX)
-        return false;
-    return length > WHOLE_BYTES_MAX || (!is_of_file(vma) && !has_stack(writing->snapshot, vma));
-}
-
-static struct placement *add_placement(struct writing *writing, size_t vma, uint64_t start, uint64_t end,
-                                       uint64_t file_offset)
-{
-    struct placement *placement = array_append(writing->placements, writing->placement_count);
-    if (placement)
-        *placement = (struct placement){vma, start, end, file_offset};
-    return placement;
-}
-
-/* In a mapping that has its place. Of one of a file only what is stored is shown: the rest a debugger reads
- * from the file itself. */
-static struct placement *place_whole(struct writing *writing, const struct page_run *run)
-{
-    const struct snapshot_vma *vma = &writing->snapshot->vmas[run->vma];
-    if (writing->whole_vma != run->vma) {
-        writing->whole_vma = run->vma;
-        writing->whole_offset = round_up(writing->next_offset);
-        writing->next_offset = writing->whole_offset + (vma->end - vma->start);
-        if (!is_of_file(vma))
-            return add_placement(writing, run->vma, vma->start, vma->end, writing->whole_offset);
-    }
-    return add_placement(writing, run->vma, run->start, run->end,
-                         writing->whole_offset + (run->start - vma->start));
-}
-
-static struct placement *place_part(struct writing *writing, const struct page_run *run,
-                                    struct placement *last)
-{
-    const struct snapshot_vma *vma = &writing->snapshot->vmas[run->vma];
-    uint64_t gap_max = is_of_file(vma) ? 0 : GAP_BYTES_MAX;
-    if (last && run->start - last->end <= gap_max) {
-        last->end = run->end;
-    } else {
-        uint64_t start = !last && run->start - vma->start <= gap_max ? vma->start : run->start;
-        last = add_placement(writing, run->vma, start, run->end, round_up(writing->next_offset));
-    }
-    if (last)
-        writing->next_offset = last->file_offset + (last->end - last->start);
-    return last;
-}
-
-static int place(struct writing *writing, const struct page_run *run, uint64_t *ret_file_offset)
-{
-    const struct snapshot_vma *vma = &writing->snapshot->vmas[run->vma];
-    struct placement *last =
-        writing->placement_count ? &writing->placements[writing->placement_count - 1] : NULL;
-    if (last && last->vma != run->vma)
-        last = NULL;
-    bool is_whole = vma->end - vma->start <= WHOLE_BYTES_MAX;
-    if (is_whole && last && run->start <= last->end)
-        last->end = run->end > last->end ? run->end : last->end; /* follows, or lies within */
-    else
-        last = is_whole ? place_whole(writing, run) : place_part(writing, run, last);
-    if (!last)
-        return -ENOMEM;
-    *ret_file_offset = last->file_offset + (run->start - last->start);
-    return 0;
-}
-
 /* Takes the next run: 1, or 0 if there is none. */
 static int take_chunk(struct writing *writing, struct chunk *ret_chunk)
 {
@@ -183,9 +79,9 @@ static int take_chunk(struct writing *writing, struct chunk *ret_chunk)
     if (r <= 0)
         return r;
     const struct snapshot_vma *vma = &writing->snapshot->vmas[run.vma];
-    *ret_chunk = (struct chunk){run.start, run.end, NOT_PLACED, !is_of_file(vma)};
-    if (!is_compressed(writing, vma))
-        r = place(writing, &run, &ret_chunk->file_offset);
+    *ret_chunk = (struct chunk){run.start, run.end, NOT_PLACED, !memory_is_of_file(vma)};
+    if (!memory_layout_compresses(&writing->layout, vma))
+        r = memory_layout_place(&writing->layout, &run, &ret_chunk->file_offset);
     writing->done += run.end - run.start;
     return r < 0 ? r : 1;
 }
@@ -263,8 +159,7 @@ static int pack(struct worker *worker, struct snapshot_extent *extent, const uin
         extent->stored_length = length;
     }
     pthread_mutex_lock(&worker->writing->lock);
-    extent->file_offset = worker->writing->next_offset;
-    worker->writing->next_offset += (extent->stored_length + 7) & ~UINT64_C(7);
+    extent->file_offset = memory_layout_append(&worker->writing->layout, extent->stored_length);
     pthread_mutex_unlock(&worker->writing->lock);
     return 0;
 }
@@ -402,81 +297,12 @@ static int compare_addresses(const void *a, const void *b)
     return left->address < right->address ? -1 : left->address > right->address;
 }
 
-/* What is shared was placed first. */
-static int compare_placements(const void *a, const void *b)
-{
-    const struct placement *left = a, *right = b;
-    if (left->vma != right->vma)
-        return left->vma < right->vma ? -1 : 1;
-    return left->start < right->start ? -1 : left->start > right->start;
-}
-
-static int add_segment(struct core_memory *memory, const struct snapshot_vma *vma, uint64_t start,
-                       uint64_t end, uint64_t file_offset, bool is_in_file)
-{
-    if (start >= end)
-        return 0;
-    Elf64_Phdr *segment = array_append(memory->segments, memory->segment_count);
-    if (!segment)
-        return -ENOMEM;
-    *segment = (Elf64_Phdr){
-        .p_type = PT_LOAD,
-        .p_flags = (Elf64_Word)((vma->protection & PROT_READ ? PF_R : 0) |
-                                (vma->protection & PROT_WRITE ? PF_W : 0) |
-                                (vma->protection & PROT_EXEC ? PF_X : 0)),
-        .p_offset = file_offset,
-        .p_vaddr = start,
-        .p_filesz = is_in_file ? end - start : 0,
-        .p_memsz = end - start,
-        .p_align = CORE_PAGE_BYTES,
-    };
-    return 0;
-}
-
-/* Memory that the process could read although it has never touched it: zeros. */
-static bool is_blank(const struct snapshot_vma *vma)
-{
-    return vma->kind == SNAPSHOT_VMA_ANONYMOUS && (vma->protection & PROT_READ) &&
-           vma->end - vma->start <= WHOLE_BYTES_MAX;
-}
-
-/* One mapping: what lies in the file, and what does not. */
-static int add_segments_of(struct writing *writing, size_t vma_index, size_t *next,
-                           struct core_memory *memory)
-{
-    const struct snapshot_vma *vma = &writing->snapshot->vmas[vma_index];
-    uint64_t at = vma->start;
-    int r = 0;
-    for (; r == 0 && *next < writing->placement_count; (*next)++) {
-        const struct placement *placement = &writing->placements[*next];
-        if (placement->vma != vma_index)
-            break;
-        r = add_segment(memory, vma, at, placement->start, memory->start, false);
-        if (r == 0)
-            r = add_segment(memory, vma, placement->start, placement->end, placement->file_offset, true);
-        at = placement->end;
-    }
-    if (r < 0 || at > vma->start || is_compressed(writing, vma) || !is_blank(vma))
-        return r < 0 ? r : add_segment(memory, vma, at, vma->end, memory->start, false);
-    uint64_t offset = round_up(writing->next_offset);
-    writing->next_offset = offset + (vma->end - vma->start);
-    return add_segment(memory, vma, vma->start, vma->end, offset, true);
-}
-
 static int describe(struct writing *writing, struct core_memory *memory, struct reseat_error **ret_error)
 {
     struct snapshot *snapshot = writing->snapshot;
     if (snapshot->extents_count)
         qsort(snapshot->extents, snapshot->extents_count, sizeof snapshot->extents[0], compare_addresses);
-    if (writing->placement_count)
-        qsort(writing->placements, writing->placement_count, sizeof writing->placements[0],
-              compare_placements);
-    memory->start = CORE_PAGE_BYTES;
-    size_t next = 0;
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
-        r = add_segments_of(writing, i, &next, memory);
-    memory->end = round_up(writing->next_offset);
+    int r = memory_layout_describe(&writing->layout, memory);
     Elf64_Phdr *notes = r == 0 ? array_append(memory->segments, memory->segment_count) : NULL;
     if (!notes)
         return error_errno(ret_error, -ENOMEM, "describing the memory of process %u", snapshot->process.pid);
@@ -551,8 +377,10 @@ int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const s
         .sink = sink,
         .mem_fd = -EBADF,
         .scan = PAGE_SCAN_NONE,
-        .whole_vma = SIZE_MAX,
-        .next_offset = CORE_PAGE_BYTES,
+        .layout = {.snapshot = snapshot,
+                   .compresses = source->flags & IMAGE_COMPRESS,
+                   .whole_vma = SIZE_MAX,
+                   .next_offset = CORE_PAGE_BYTES},
     };
     free(TAKE_PTR(snapshot->extents));
     snapshot->extents_count = 0;

@@ -71,9 +71,34 @@ struct core_sink {
 /* May be called by several threads at once. */
 int core_sink_write(struct core_sink *sink, uint64_t offset, const void *data, size_t length);
 
-/* ---- memory.c ---- */
+/* ---- memory_layout.c: where memory lies in the file ---- */
 
 struct core_memory;
+struct placement;
+
+struct memory_layout {
+    const struct snapshot *snapshot;
+    bool compresses;
+    struct placement *placements;
+    size_t placement_count;
+    size_t whole_vma; /* the mapping at hand, if it has its place: */
+    uint64_t whole_offset;
+    uint64_t next_offset;
+};
+
+/* Whether what is not stored of a mapping is as in its file. */
+bool memory_is_of_file(const struct snapshot_vma *vma);
+/* Whether a mapping is compressed; its extents are then appended, and otherwise placed. */
+bool memory_layout_compresses(const struct memory_layout *layout, const struct snapshot_vma *vma);
+/* The place of a run; runs of one mapping come in ascending order. -ENOMEM. */
+int memory_layout_place(struct memory_layout *layout, const struct page_run *run, uint64_t *ret_file_offset);
+uint64_t memory_layout_append(struct memory_layout *layout, uint64_t length);
+/* Where memory begins and ends in the file, and a program header for each stretch of it. -ENOMEM. */
+int memory_layout_describe(struct memory_layout *layout, struct core_memory *memory);
+void memory_layout_end(struct memory_layout *layout); /* cleanup function */
+
+/* ---- memory.c ---- */
+
 struct image_source;
 
 /* Writes the memory of a process, extent by extent, into a sink, from offset CORE_PAGE_BYTES on. The extents
