@@ -38,9 +38,11 @@ struct target;
 int slots_apply(struct target *process, const struct reseat_slot *slots, size_t count,
                 struct reseat_error **ret_error);
 
-/* restore.c: gives the terminal and its modes to the process that is back. */
-void hand_over_terminal(const struct reseat_restore_options *options, const struct snapshot_process *process,
-                        pid_t pid);
+/* restore.c: lets a process go that has been put back, with the terminal, and notes it in the result.
+ * `free_ns`: when its number was free. */
+void let_go_restored(struct target *process, const struct reseat_restore_options *options,
+                     const struct snapshot_process *row, uint64_t free_ns,
+                     struct reseat_restore_result *result);
 /* restore_cold.c: from the image alone, that of a directory or (stream_fd >= 0) one that comes in a stream.
  */
 int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_options *options,

@@ -66,8 +66,8 @@ static void set_modes(int terminal, const struct snapshot_process *process)
 
 /* Puts the process into the foreground of a terminal, with the modes that it had set; another terminal that
  * was put at a slot gets the modes, too. */
-void hand_over_terminal(const struct reseat_restore_options *options, const struct snapshot_process *process,
-                        pid_t pid)
+static void hand_over_terminal(const struct reseat_restore_options *options,
+                               const struct snapshot_process *process, pid_t pid)
 {
     struct proc_stat stat;
     sigset_t stop_signal, before;
@@ -87,6 +87,17 @@ void hand_over_terminal(const struct reseat_restore_options *options, const stru
         set_modes(options->terminal, process);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void let_go_restored(struct target *process, const struct reseat_restore_options *options,
+                     const struct snapshot_process *row, uint64_t free_ns,
+                     struct reseat_restore_result *result)
+{
+    result->pid = process->pid;
+    result->pidfd = fcntl(process->pidfd, F_DUPFD_CLOEXEC, 0);
+    hand_over_terminal(options, row, process->pid);
+    target_release(process);
+    result->restore_ns = now_ns() - free_ns;
 }
 
 /* ---- the course of it ---- */
@@ -276,11 +287,7 @@ static int restore(const char *dir, struct snapshot *snapshot, const struct rese
     if (r < 0)
         return r;
 
-    result->pid = process.pid;
-    result->pidfd = fcntl(process.pidfd, F_DUPFD_CLOEXEC, 0);
-    hand_over_terminal(options, &snapshot->process, process.pid);
-    target_release(&process);
-    result->restore_ns = now_ns() - free_ns;
+    let_go_restored(&process, options, &snapshot->process, free_ns, result);
     clear_up(dir, snapshot->vmas_count > 0, &twin, keep ? &copy : NULL, &kept, options);
     return 0;
 }

@@ -396,11 +396,7 @@ static int make_process(struct cold_restore *restore, struct reseat_restore_resu
         r = process_commit(&seed, snapshot, ret_error);
     if (r < 0)
         return r;
-    result->pid = process.pid;
-    result->pidfd = fcntl(process.pidfd, F_DUPFD_CLOEXEC, 0);
-    hand_over_terminal(options, &snapshot->process, process.pid);
-    target_release(&process);
-    result->restore_ns = now_ns() - free_ns;
+    let_go_restored(&process, options, &snapshot->process, free_ns, result);
     result->from_image = 1;
     result->slots = (unsigned)snapshot->capabilities_count;
     return 0;
