@@ -92,6 +92,8 @@ bool view_has_path(const struct object_view *view, uint64_t offset, uint64_t len
 bool view_has_relative_path(const struct object_view *view, uint64_t offset, uint64_t length);
 /* A place in the tree, without symbolic links on the way, and without touching what is there. */
 int place_open(const char *path, unsigned flags);
+/* The directory of an absolute path, and the name in it. */
+int place_open_parent(const char *path, const char **ret_name);
 
 /* ---- recreate ---- */
 

@@ -18,6 +18,15 @@ int place_open(const char *path, unsigned flags)
     return fd < 0 ? -errno : (int)fd;
 }
 
+int place_open_parent(const char *path, const char **ret_name)
+{
+    const char *slash = strrchr(path, '/');
+    char parent[PLACE_PATH_MAX];
+    snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    *ret_name = slash + 1;
+    return place_open(parent, O_DIRECTORY);
+}
+
 static bool has_parent_steps(const char *path)
 {
     for (const char *part = path; (part = strstr(part, "..")); part += 2)

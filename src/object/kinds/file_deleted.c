@@ -8,21 +8,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* The directory of a path, and the name in it. */
-static int open_parent(const char *path, const char **ret_name)
-{
-    const char *slash = strrchr(path, '/');
-    char parent[4096];
-    snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
-    *ret_name = slash + 1;
-    return place_open(parent, O_DIRECTORY);
-}
-
 /* A new file that has had this name, if the name is free, so that it shows; another one if it is not. */
 static int make_nameless_file(const char *path, unsigned flags)
 {
     const char *name;
-    _cleanup_close_ int parent = open_parent(path, &name);
+    _cleanup_close_ int parent = place_open_parent(path, &name);
     bool had_no_name = (flags & O_TMPFILE) == O_TMPFILE;
     int fd = parent < 0 || had_no_name
                  ? -1
@@ -43,7 +33,7 @@ static int make_nameless_file(const char *path, unsigned flags)
 static int make_nameless_directory(const char *path)
 {
     const char *name;
-    _cleanup_close_ int parent = open_parent(path, &name);
+    _cleanup_close_ int parent = place_open_parent(path, &name);
     if (parent < 0)
         return parent;
     if (mkdirat(parent, name, 0700) < 0)

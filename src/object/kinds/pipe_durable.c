@@ -368,9 +368,11 @@ static int recreate_pipe(struct object_making *making, const struct object_view 
 static int make_nameless_fifo(const char *path)
 {
     char other[] = "/tmp/.reseat-XXXXXX", place[64];
-    if (mkfifo(path, 0600) == 0) {
+    const char *name;
+    _cleanup_close_ int parent = place_open_parent(path, &name);
+    if (parent >= 0 && mkfifoat(parent, name, 0600) == 0) {
         int fd = open_fifo(path);
-        unlink(path);
+        unlinkat(parent, name, 0);
         return fd;
     }
     if (!mkdtemp(other))

@@ -153,21 +153,35 @@ static int add_objects(struct object_capture *capture, const struct peek *peek,
     return state_add(capture, objects, peek->fd_count * sizeof objects[0]);
 }
 
+static uint32_t name_length(socklen_t length)
+{
+    size_t path = offsetof(struct sockaddr_un, sun_path);
+    if (length <= path)
+        return 0;
+    return length - path > UNIX_NAME_MAX ? (uint32_t)UNIX_NAME_MAX : (uint32_t)(length - path);
+}
+
+/* The end of a path does not count, those of an abstract name do. A path that has no end is none for us. */
+static uint32_t trim_name(const struct sockaddr_un *address, uint32_t length)
+{
+    if (!length || !address->sun_path[0])
+        return length;
+    length = (uint32_t)strnlen(address->sun_path, length);
+    return length < UNIX_NAME_MAX ? length : 0;
+}
+
 static int add_message(struct object_capture *capture, const struct peek *peek,
                        struct reseat_error **ret_error)
 {
-    size_t path = offsetof(struct sockaddr_un, sun_path);
     struct unix_message header = {
         .length = (uint32_t)peek->length,
-        .sender_length = peek->sender_length > path ? (uint32_t)(peek->sender_length - path) : 0,
+        .sender_length = trim_name(&peek->sender, name_length(peek->sender_length)),
         .object_count = (uint32_t)peek->fd_count,
         .has_credentials = peek->has_credentials && peek->credentials.pid > 0,
         .pid = (uint32_t)peek->credentials.pid,
         .uid = peek->credentials.uid,
         .gid = peek->credentials.gid,
     };
-    if (header.sender_length > UNIX_NAME_MAX)
-        header.sender_length = UNIX_NAME_MAX;
     int r = state_add(capture, &header, sizeof header);
     if (r == 0)
         r = state_add(capture, peek->sender.sun_path, header.sender_length);
@@ -214,20 +228,6 @@ static int capture_queue_unseen(struct object_capture *capture, struct unix_stat
 }
 
 /* ---- the rest ---- */
-
-static uint32_t name_length(socklen_t length)
-{
-    size_t path = offsetof(struct sockaddr_un, sun_path);
-    if (length <= path)
-        return 0;
-    return length - path > UNIX_NAME_MAX ? (uint32_t)UNIX_NAME_MAX : (uint32_t)(length - path);
-}
-
-/* The end of a path does not count, those of an abstract name do. */
-static uint32_t trim_name(const struct sockaddr_un *address, uint32_t length)
-{
-    return length && address->sun_path[0] ? (uint32_t)strnlen(address->sun_path, length) : length;
-}
 
 /* Also notes whether it is connected. */
 static int add_names(struct object_capture *capture, struct unix_state *state)

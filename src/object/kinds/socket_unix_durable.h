@@ -65,6 +65,24 @@ object_id_t unix_find_inode(const struct snapshot *snapshot, uint64_t inode);
 /* Whether somebody listens inside for whom this socket waits to be accepted: his id. */
 object_id_t unix_find_listener(const struct object_view *view);
 
+/* A path that fills all of sun_path, without a NUL behind it. */
+static inline bool unix_is_endless(const uint8_t *name, uint32_t length)
+{
+    return length >= UNIX_NAME_MAX && name[0] != 0;
+}
+
+/* socket_unix_names.c */
+socklen_t unix_make_address(const char *name, uint32_t length, struct sockaddr_un *ret_address);
+socklen_t unix_own_address(const struct object_view *view, struct sockaddr_un *ret_address);
+bool unix_has_name(const struct object_view *view);
+bool unix_has_same_name(const struct object_view *a, const struct object_view *b);
+/* 0 also if it has none. */
+int unix_bind_name(const struct object_view *view, int fd);
+/* The file of a socket's absolute name. */
+void unix_remove_file(const struct object_view *view);
+/* A socket's file, and nothing else. */
+void unix_remove_socket(const char *path);
+
 int unix_capture(struct object_capture *capture, struct reseat_error **ret_error);
 int unix_check(const struct object_view *view, struct reseat_error **ret_error);
 int unix_judge(const struct object_view *view, const struct object_options *options,

@@ -33,6 +33,8 @@ bool unix_next_message(const struct object_view *view, uint64_t *offset,
     uint64_t bytes = objects + message.header.object_count * sizeof(uint32_t);
     if (!view_has(view, bytes, message.header.length))
         return false;
+    if (unix_is_endless(view->state + sender, message.header.sender_length))
+        return false;
     message.sender = (const char *)view->state + sender;
     message.objects = view->state + objects;
     message.bytes = view->state + bytes;
@@ -69,6 +71,9 @@ int unix_check(const struct object_view *view, struct reseat_error **ret_error)
     if (state->name_length > UNIX_NAME_MAX || state->peer_name_length > UNIX_NAME_MAX ||
         !view_has(view, parts.options, 0))
         return view_bad(view, ret_error, "a name is cut off");
+    if (unix_is_endless(view->state + parts.name, state->name_length) ||
+        unix_is_endless(view->state + parts.peer_name, state->peer_name_length))
+        return view_bad(view, ret_error, "a path does not end");
     int r = socket_options_check(view, parts.options, state->option_count, ret_error);
     if (r == 0 && !view_has(view, parts.waiting, state->waiting_count * (uint64_t)sizeof(uint64_t)))
         r = view_bad(view, ret_error, "%u waiting connections are cut off", state->waiting_count);

@@ -12,121 +12,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #ifndef SCM_CREDENTIALS
 #define SCM_CREDENTIALS 2
 #endif
-
-/* ---- names ---- */
-
-static socklen_t make_address(const char *name, uint32_t length, struct sockaddr_un *ret_address)
-{
-    *ret_address = (struct sockaddr_un){.sun_family = AF_UNIX};
-    memcpy(ret_address->sun_path, name, length);
-    bool is_path = length && name[0];
-    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length + (is_path && length < UNIX_NAME_MAX));
-}
-
-static socklen_t own_address(const struct object_view *view, struct sockaddr_un *ret_address)
-{
-    struct unix_parts parts = unix_parts_of(view);
-    return make_address((const char *)view->state + parts.name, parts.state.name_length, ret_address);
-}
-
-static bool has_name(const struct object_view *view)
-{
-    return unix_parts_of(view).state.name_length > 0;
-}
-
-static bool has_same_name(const struct object_view *a, const struct object_view *b)
-{
-    struct sockaddr_un x, y;
-    socklen_t length = own_address(a, &x);
-    return own_address(b, &y) == length && memcmp(&x, &y, length) == 0;
-}
-
-/* A path that begins at the working directory of the process is bound there. */
-static int enter_directory(const struct snapshot *snapshot, int *ret_before)
-{
-    *ret_before = -EBADF;
-    if (snapshot->states_count == 0)
-        return 0;
-    const char *directory = (const char *)snapshot->blobs + snapshot->states[0].directory_offset;
-    *ret_before = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    return *ret_before < 0 || chdir(directory) < 0 ? -errno : 0;
-}
-
-static void leave_directory(int before)
-{
-    if (before >= 0 && fchdir(before) < 0)
-        abort(); /* we would take other files for ours */
-}
-
-/* Nobody is behind a socket file if a socket of another type is told so: a live one says EPROTOTYPE, and does
- * not notice. */
-static bool is_dead_socket(const struct sockaddr_un *address, socklen_t length, uint32_t type)
-{
-    struct stat stat;
-    _cleanup_close_ int probe =
-        socket(AF_UNIX, (type == SOCK_DGRAM ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    return lstat(address->sun_path, &stat) == 0 && S_ISSOCK(stat.st_mode) && probe >= 0 &&
-           connect(probe, (const struct sockaddr *)address, length) < 0 && errno == ECONNREFUSED;
-}
-
-/* Through a descriptor on the file, so that nobody can put another one in its place. */
-static void give_file_attributes(const struct unix_state *state, const char *path)
-{
-    char link[32];
-    struct stat stat;
-    _cleanup_close_ int place = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (place < 0 || fstat(place, &stat) < 0 || !S_ISSOCK(stat.st_mode) || !state->file_mode)
-        return;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", place);
-    (void)!chmod(link, state->file_mode & 0777);
-    (void)!chown(link, state->file_uid, state->file_gid);
-}
-
-static int bind_here(const struct object_view *view, int fd)
-{
-    struct unix_state state = unix_parts_of(view).state;
-    struct sockaddr_un address;
-    socklen_t length = own_address(view, &address);
-    bool is_path = address.sun_path[0] != '\0';
-    int r = bind(fd, (struct sockaddr *)&address, length) < 0 ? -errno : 0;
-    if (r == -EADDRINUSE && is_path && is_dead_socket(&address, length, state.type)) {
-        unlink(address.sun_path);
-        r = bind(fd, (struct sockaddr *)&address, length) < 0 ? -errno : 0;
-    }
-    if (r == 0 && is_path)
-        give_file_attributes(&state, address.sun_path);
-    return r;
-}
-
-static int bind_name(const struct object_view *view, int fd)
-{
-    struct sockaddr_un address;
-    int before = -EBADF, r = 0;
-    if (!has_name(view))
-        return 0;
-    own_address(view, &address);
-    if (address.sun_path[0] && address.sun_path[0] != '/')
-        r = enter_directory(view->snapshot, &before);
-    if (r == 0)
-        r = bind_here(view, fd);
-    leave_directory(before);
-    base_close(&before);
-    return r;
-}
-
-static void remove_file(const struct object_view *view)
-{
-    struct sockaddr_un address;
-    struct stat stat;
-    own_address(view, &address);
-    if (address.sun_path[0] == '/' && lstat(address.sun_path, &stat) == 0 && S_ISSOCK(stat.st_mode))
-        unlink(address.sun_path);
-}
 
 /* ---- pass 1 ---- */
 
@@ -151,7 +40,7 @@ static int make_single(struct object_making *making, const struct object_view *v
 {
     struct unix_state state = unix_parts_of(view).state;
     _cleanup_close_ int fd = new_socket(view);
-    int r = fd < 0 ? fd : bind_name(view, fd);
+    int r = fd < 0 ? fd : unix_bind_name(view, fd);
     if (r == -EADDRINUSE)
         return error_set(ret_error, r, "its name is in use: somebody else is bound to it");
     if (r < 0)
@@ -165,10 +54,10 @@ static int make_single(struct object_making *making, const struct object_view *v
 /* The listener inside whose name this end has. */
 static object_id_t find_namesake(const struct object_view *view)
 {
-    for (object_id_t id = 1; has_name(view) && id <= view->snapshot->objects_count; id++) {
+    for (object_id_t id = 1; unix_has_name(view) && id <= view->snapshot->objects_count; id++) {
         struct object_view other = view_of(view->snapshot, id);
         if (!view_is_usable(&other) || strcmp(view_kind_name(&other), "unix") != 0 ||
-            !has_same_name(view, &other))
+            !unix_has_same_name(view, &other))
             continue;
         if (unix_parts_of(&other).state.flags & UNIX_LISTENING)
             return id;
@@ -190,8 +79,8 @@ static int connect_through(struct object_making *making, const struct object_vie
     int listening = making->set->caps[view_id(listener)];
     _cleanup_close_ int fd = new_socket(listener);
     if (fd >= 0 && client)
-        r = bind_name(client, fd);
-    socklen_t length = own_address(listener, &address);
+        r = unix_bind_name(client, fd);
+    socklen_t length = unix_own_address(listener, &address);
     if (fd < 0 || r < 0 || connect(fd, (struct sockaddr *)&address, length) < 0)
         return error_errno(ret_error, r < 0 ? r : -errno, "connecting to its listener");
     int accepted = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
@@ -205,8 +94,8 @@ static int connect_through(struct object_making *making, const struct object_vie
 /* The name of an end that no listener inside has given it: if it is free, for the moment. */
 static void try_bind(const struct object_view *view, int fd)
 {
-    if (has_name(view) && bind_name(view, fd) == 0)
-        remove_file(view);
+    if (unix_has_name(view) && unix_bind_name(view, fd) == 0)
+        unix_remove_file(view);
 }
 
 static bool is_listener_usable(const struct object_making *making, object_id_t listener)
@@ -337,21 +226,21 @@ static int find_sender(struct object_making *making, const struct unix_message_v
 {
     struct sockaddr_un address;
     uint32_t name_length = message->header.sender_length;
-    socklen_t length = make_address(message->sender, name_length, &address);
+    socklen_t length = unix_make_address(message->sender, name_length, &address);
     *ret_is_new = false;
     for (object_id_t id = 1; name_length && id < making->set->count; id++) {
         struct object_view other = view_of(making->snapshot, id);
         struct sockaddr_un theirs;
         if (making->states[id] != MAKING_MADE || strcmp(view_kind_name(&other), "unix") != 0)
             continue;
-        if (unix_parts_of(&other).state.type == SOCK_DGRAM && own_address(&other, &theirs) == length &&
+        if (unix_parts_of(&other).state.type == SOCK_DGRAM && unix_own_address(&other, &theirs) == length &&
             memcmp(&address, &theirs, length) == 0)
             return making->set->caps[id];
     }
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     *ret_is_new = true;
     if (fd >= 0 && name_length && bind(fd, (struct sockaddr *)&address, length) == 0 && address.sun_path[0])
-        unlink(address.sun_path); /* we have just made it */
+        unix_remove_socket(address.sun_path);
     return fd < 0 ? -errno : fd;
 }
 
@@ -362,7 +251,7 @@ static int fill_with(struct object_making *making, const struct object_view *vie
     struct sockaddr_un own;
     struct unix_state state = unix_parts_of(view).state;
     /* A pair without names is connected both ways. */
-    socklen_t length = state.type == SOCK_DGRAM && has_name(view) ? own_address(view, &own) : 0;
+    socklen_t length = state.type == SOCK_DGRAM && unix_has_name(view) ? unix_own_address(view, &own) : 0;
     for (size_t i = 0; i < message->header.object_count; i++) {
         uint32_t object;
         memcpy(&object, message->objects + i * sizeof object, sizeof object);
@@ -393,7 +282,7 @@ static int fill_queue(struct object_making *making, const struct object_view *vi
         bool is_new = false;
         if (!unix_next_message(view, &offset, &message))
             return view_bad(view, ret_error, "message %zu is cut off", i);
-        int sender = partner >= 0 && (parts.state.type != SOCK_DGRAM || !has_name(view))
+        int sender = partner >= 0 && (parts.state.type != SOCK_DGRAM || !unix_has_name(view))
                          ? partner
                          : find_sender(making, &message, &is_new);
         if (sender < 0)
@@ -415,7 +304,7 @@ static int connect_waiting(struct object_making *making, const struct object_vie
 {
     struct unix_parts parts = unix_parts_of(view);
     struct sockaddr_un address;
-    socklen_t length = own_address(view, &address);
+    socklen_t length = unix_own_address(view, &address);
     for (size_t i = 0; i < parts.state.waiting_count; i++) {
         uint64_t inode;
         memcpy(&inode, view->state + parts.waiting + i * sizeof inode, sizeof inode);
@@ -433,8 +322,8 @@ static int connect_packets(const struct object_view *view, int fd)
 {
     struct unix_parts parts = unix_parts_of(view);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    socklen_t length =
-        make_address((const char *)view->state + parts.peer_name, parts.state.peer_name_length, &address);
+    socklen_t length = unix_make_address((const char *)view->state + parts.peer_name,
+                                         parts.state.peer_name_length, &address);
     if (connect(fd, (struct sockaddr *)&address, length) == 0)
         return 0;
     _cleanup_close_ int dead = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -480,7 +369,7 @@ int unix_finish(struct object_making *making, const struct object_view *view, na
     if ((state->flags & UNIX_LISTENING) && listen(cap, (int)state->backlog) < 0)
         return error_errno(ret_error, -errno, "listening");
     if ((state->flags & UNIX_FILE_REMOVED) && !(state->flags & UNIX_CONNECTED))
-        remove_file(view);
+        unix_remove_file(view);
     socket_options_finish(view, parts.options, state->option_count, cap);
     return making_set_flags(cap, view->row->status_flags);
 }

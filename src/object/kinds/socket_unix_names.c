@@ -1,0 +1,129 @@
+/* Names of unix sockets at a restore, unix(7): binding to them, where they are free or only a dead socket's
+ * file stands there; taking such files away. */
+#include "object/kinds/socket_unix_durable.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+socklen_t unix_make_address(const char *name, uint32_t length, struct sockaddr_un *ret_address)
+{
+    *ret_address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    memcpy(ret_address->sun_path, name, length);
+    bool is_path = length && name[0];
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length + (is_path && length < UNIX_NAME_MAX));
+}
+
+socklen_t unix_own_address(const struct object_view *view, struct sockaddr_un *ret_address)
+{
+    struct unix_parts parts = unix_parts_of(view);
+    return unix_make_address((const char *)view->state + parts.name, parts.state.name_length, ret_address);
+}
+
+bool unix_has_name(const struct object_view *view)
+{
+    return unix_parts_of(view).state.name_length > 0;
+}
+
+bool unix_has_same_name(const struct object_view *a, const struct object_view *b)
+{
+    struct sockaddr_un x, y;
+    socklen_t length = unix_own_address(a, &x);
+    return unix_own_address(b, &y) == length && memcmp(&x, &y, length) == 0;
+}
+
+/* A path that begins at the working directory of the process is bound there. */
+static int enter_directory(const struct snapshot *snapshot, int *ret_before)
+{
+    *ret_before = -EBADF;
+    if (snapshot->states_count == 0)
+        return 0;
+    const char *directory = (const char *)snapshot->blobs + snapshot->states[0].directory_offset;
+    *ret_before = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return *ret_before < 0 || chdir(directory) < 0 ? -errno : 0;
+}
+
+static void leave_directory(int before)
+{
+    if (before >= 0 && fchdir(before) < 0)
+        abort(); /* we would take other files for ours */
+}
+
+/* Removes a socket's file, and nothing else: it is looked at and removed in one and the same directory. (A
+ * program's name for a socket may lead through symbolic links, unlike what the kernel tells of files.) */
+void unix_remove_socket(const char *path)
+{
+    struct stat stat;
+    char parent[UNIX_NAME_MAX + 2];
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    _cleanup_close_ int directory = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (directory >= 0 && fstatat(directory, name, &stat, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(stat.st_mode))
+        unlinkat(directory, name, 0);
+}
+
+/* Nobody is behind a socket file if a socket of another type is told so: a live one says EPROTOTYPE, and does
+ * not notice. */
+static bool is_dead_socket(const struct sockaddr_un *address, socklen_t length, uint32_t type)
+{
+    struct stat stat;
+    _cleanup_close_ int probe =
+        socket(AF_UNIX, (type == SOCK_DGRAM ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    return lstat(address->sun_path, &stat) == 0 && S_ISSOCK(stat.st_mode) && probe >= 0 &&
+           connect(probe, (const struct sockaddr *)address, length) < 0 && errno == ECONNREFUSED;
+}
+
+/* Through a descriptor on the file, so that nobody can put another one in its place. */
+static void give_file_attributes(const struct unix_state *state, const char *path)
+{
+    char link[32];
+    struct stat stat;
+    _cleanup_close_ int place = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (place < 0 || fstat(place, &stat) < 0 || !S_ISSOCK(stat.st_mode) || !state->file_mode)
+        return;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", place);
+    (void)!chmod(link, state->file_mode & 0777);
+    (void)!chown(link, state->file_uid, state->file_gid);
+}
+
+static int bind_here(const struct object_view *view, int fd)
+{
+    struct unix_state state = unix_parts_of(view).state;
+    struct sockaddr_un address;
+    socklen_t length = unix_own_address(view, &address);
+    bool is_path = address.sun_path[0] != '\0';
+    int r = bind(fd, (struct sockaddr *)&address, length) < 0 ? -errno : 0;
+    if (r == -EADDRINUSE && is_path && is_dead_socket(&address, length, state.type)) {
+        unix_remove_socket(address.sun_path);
+        r = bind(fd, (struct sockaddr *)&address, length) < 0 ? -errno : 0;
+    }
+    if (r == 0 && is_path)
+        give_file_attributes(&state, address.sun_path);
+    return r;
+}
+
+int unix_bind_name(const struct object_view *view, int fd)
+{
+    struct sockaddr_un address;
+    int before = -EBADF, r = 0;
+    if (!unix_has_name(view))
+        return 0;
+    unix_own_address(view, &address);
+    if (address.sun_path[0] && address.sun_path[0] != '/')
+        r = enter_directory(view->snapshot, &before);
+    if (r == 0)
+        r = bind_here(view, fd);
+    leave_directory(before);
+    base_close(&before);
+    return r;
+}
+
+void unix_remove_file(const struct object_view *view)
+{
+    struct sockaddr_un address;
+    unix_own_address(view, &address);
+    if (address.sun_path[0] == '/')
+        unix_remove_socket(address.sun_path);
+}
