@@ -72,7 +72,8 @@ enum foc_protocol {
 #define FOC_TIMEOUT(mantissa, exponent) ((foc_word_t)(exponent) << 10 | (foc_word_t)(mantissa))
 #define FOC_TIMEOUTS(receive, send)     ((receive) | (foc_word_t)(send) << 16)
 
-/* ---- errors of an IPC, in the UTCB (abi/l4_error.cpp). Those of a kernel object are the protocol of its answer. ---- */
+/* ---- errors of an IPC, in the UTCB (abi/l4_error.cpp). Those of a kernel object are the protocol of its
+ * answer. ---- */
 
 enum foc_ipc_error {
     FOC_IPC_TIMEOUT = 2,
