@@ -36,7 +36,6 @@ static const struct {
     {SOL_SOCKET, SO_OOBINLINE},
     {SOL_SOCKET, SO_DONTROUTE},
     {SOL_SOCKET, SO_NO_CHECK},
-    {SOL_SOCKET, SO_PRIORITY},
     {SOL_SOCKET, SO_MARK},
     {SOL_SOCKET, SO_RCVLOWAT},
     {SOL_SOCKET, SO_LINGER},
@@ -52,6 +51,7 @@ static const struct {
     {SOL_SOCKET, SO_PEEK_OFF},
     {SOL_SOCKET, SO_BINDTODEVICE},
     {IPPROTO_IP, IP_TOS},
+    {SOL_SOCKET, SO_PRIORITY}, /* which IP_TOS sets, too */
     {IPPROTO_IP, IP_TTL},
     {IPPROTO_IP, IP_RECVTOS},
     {IPPROTO_IP, IP_RECVTTL},

@@ -229,12 +229,15 @@ static void timers(void)
 
     MUST(timerfd_settime(fd, 0, &(struct itimerspec){{5, 0}, {1000, 0}}, NULL));
     MUST(timerfd_settime(ticking, 0, &(struct itimerspec){{0, 20000000}, {0, 20000000}}, NULL));
+    sleep_ms(50); /* it has expired, and stands still until that is read */
     be_checkpointed();
     MUST(timerfd_gettime(fd, &left));
     CHECK_EQUAL(left.it_interval.tv_sec, 5);
     CHECK(left.it_value.tv_sec >= 980 && left.it_value.tv_sec < 1000);
-    CHECK_EQUAL(poll(&(struct pollfd){ticking, POLLIN, 0}, 1, 2000), 1);
-    CHECK(get(ticking) >= 1);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQUAL(poll(&(struct pollfd){ticking, POLLIN, 0}, 1, 2000), 1);
+        CHECK(get(ticking) >= 1);
+    }
 }
 
 /* ---- inotify ---- */

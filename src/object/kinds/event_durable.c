@@ -104,6 +104,10 @@ static int capture_timerfd(struct object_capture *capture, struct reseat_error *
         .remaining_ns = parse_ns(info, "it_value"),
         .interval_ns = parse_ns(info, "it_interval"),
     };
+    /* One that has expired and was not read yet stands still, and goes on with its interval when it is read.
+     */
+    if (!state.remaining_ns && state.ticks)
+        state.remaining_ns = state.interval_ns;
     state.clock_ns = clock_ns(state.clock);
     return state_add(capture, &state, sizeof state);
 }

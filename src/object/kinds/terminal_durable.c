@@ -226,6 +226,14 @@ static int give_modes(const struct terminal_state *state, int fd)
     return ioctl(fd, TIOCSWINSZ, state->window) < 0 ? -errno : 0;
 }
 
+/* Opens the slave half. TIOCGPTPEER would note O_CLOEXEC among the flags of the object, where fdinfo shows it
+ * for the selector's. */
+static int open_slave(int master, unsigned flags)
+{
+    int slave = ioctl(master, TIOCGPTPEER, (int)flags | O_NOCTTY);
+    return slave < 0 || fcntl(slave, F_SETFD, FD_CLOEXEC) < 0 ? -1 : slave;
+}
+
 /* A new pair; the slave half is opened through the master, so that nobody can put another in its place
  * (TIOCGPTPEER, Linux 4.13). */
 static int make_pair(bool with_slave, int *ret_master, int *ret_slave)
@@ -235,7 +243,7 @@ static int make_pair(bool with_slave, int *ret_master, int *ret_slave)
     if (master < 0 || ioctl(master, TIOCSPTLCK, &unlock) < 0)
         return -errno;
     /* Opened once and closed, it would be hung up. */
-    int slave = with_slave ? ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC) : -EBADF;
+    int slave = with_slave ? open_slave(master, O_RDWR) : -EBADF;
     if (with_slave && slave < 0)
         return -errno;
     *ret_master = TAKE_FD(master);
@@ -248,8 +256,7 @@ static int put_half(struct object_making *making, object_id_t id, int source, in
     unsigned flags = making->snapshot->objects[id - 1].status_flags &
                      (O_ACCMODE | O_NONBLOCK | O_APPEND | KERNEL_LARGEFILE);
     /* Another object on the slave half is opened like the first; of a master there is only one. */
-    int cap = source == master ? fcntl(master, F_DUPFD_CLOEXEC, 0)
-                               : ioctl(master, TIOCGPTPEER, (int)flags | O_NOCTTY | O_CLOEXEC);
+    int cap = source == master ? fcntl(master, F_DUPFD_CLOEXEC, 0) : open_slave(master, flags);
     if (cap < 0)
         return -errno;
     making_put(making, id, cap);
