@@ -15,8 +15,7 @@
  * The helper is a child of the target that its wait(2) does not see (no signal at its end), is killed if we
  * die, and is waited for by the target before anything else runs. Also if we die: what was put at free
  * selectors is then closed again. Of selectors that are replaced those that we came to stay replaced. */
-#include "native_pd/linux-internal.h"
-#include "target/target.h"
+#include "native_pd/linux_delivery.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -47,9 +46,9 @@ struct helper {
     } * wishes;
     size_t count;
     struct program leader, first, second;
-    bool is_started;    /* the leader stands at its report */
-    size_t filter_call; /* of the first thread */
-    size_t wait_call;   /* of the leader; has the helper's number, in the target's namespace */
+    bool is_started;                /* the leader stands at its report */
+    size_t filter_call, close_call; /* of the first thread */
+    size_t wait_call;               /* of the leader; has the helper's number, in the target's namespace */
     uint64_t undo_address, back_address, undone_sp;
     struct target process; /* its first thread */
     pid_t second_tid;
@@ -118,8 +117,11 @@ static int build_first(struct helper *helper, uint64_t *ret_stack, struct reseat
                          SECCOMP_FILTER_FLAG_TSYNC_ESRCH,
                      filter_address(&target->scratch));
     program_report(program, target->report_signal, 0, 0);
-    /* Only if we die: then nobody must wait for an answer. */
-    program_call(program, NULL, SYS_close_range, 0, ~0U, 0);
+    /* Only if we die: then nobody must wait for an answer. It is the listener alone that goes: if it was not
+     * made, the table may still be the target's. */
+    helper->close_call = program_call(program, NULL, SYS_close, NO_NUMBER);
+    program_set_result_address(program, helper->filter_call,
+                               program_argument_address(program, helper->close_call, 0));
     program_call(program, NULL, SYS_exit, 0);
     return 0;
 }
@@ -205,7 +207,13 @@ static int run_first(struct helper *helper, struct reseat_error **ret_error)
         r = program_check(&helper->first, helper->target->pid, ret_error);
     if (r < 0)
         return error_prefix(ret_error, r, "installing what cannot be sent as a message");
-    int64_t listener = program_result(&helper->first, helper->filter_call);
+    int64_t listener = (int64_t)helper->first.calls[helper->close_call].arguments[0];
+    if (listener < 0)
+        return error_errno(
+            ret_error, (int)listener,
+            "installing what cannot be sent as a message: making a seccomp filter in a helper of "
+            "process %d",
+            helper->target->pid);
     helper->listener = sys_pidfd_getfd(process->pidfd, (int)listener);
     if (helper->listener < 0 || process->birth_count != 1)
         return error_errno(ret_error, helper->listener < 0 ? helper->listener : -ECHILD,
