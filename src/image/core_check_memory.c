@@ -19,7 +19,7 @@ static bool are_pages(uint64_t address)
 }
 
 /* As the kernel tells it. (Where it leads is looked at when it is opened.) */
-static bool is_full_path(const char *path)
+bool core_is_full_path(const char *path)
 {
     for (const char *part = strchr(path, '/'); part; part = strchr(part + 1, '/'))
         if (strncmp(part, "/../", 4) == 0 || strcmp(part, "/..") == 0)
@@ -45,7 +45,7 @@ static int check_vma(const struct snapshot *snapshot, size_t row, struct reseat_
         return core_bad_row(ret_error, SECTION_VMAS, row, "pages of 2^%u bytes", vma->page_shift);
     int r = core_check_text(snapshot, SECTION_VMAS, row, "path", vma->path_offset, PATH_MAX, ret_error);
     if (r == 0 && vma->kind == SNAPSHOT_VMA_FILE &&
-        !is_full_path((const char *)snapshot->blobs + vma->path_offset))
+        !core_is_full_path((const char *)snapshot->blobs + vma->path_offset))
         return core_bad_row(ret_error, SECTION_VMAS, row, "its path is not absolute, or has .. in it");
     return r;
 }

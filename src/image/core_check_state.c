@@ -40,9 +40,13 @@ static int check_state(const struct snapshot *snapshot, const struct snapshot_st
     if (r == 0)
         r = core_check_text(snapshot, SECTION_STATES, 0, "control groups", state->control_groups_offset,
                             CONTROL_GROUPS_MAX, ret_error);
-    return r < 0 ? r
-                 : core_check_text(snapshot, SECTION_STATES, 0, "program", state->exe_offset, PATH_MAX,
-                                   ret_error);
+    if (r == 0)
+        r = core_check_text(snapshot, SECTION_STATES, 0, "program", state->exe_offset, PATH_MAX, ret_error);
+    const uint64_t paths[] = {state->directory_offset, state->root_offset, state->exe_offset};
+    for (size_t i = 0; r == 0 && i < COUNT_OF(paths); i++)
+        if (!core_is_full_path((const char *)snapshot->blobs + paths[i]))
+            r = core_bad_row(ret_error, SECTION_STATES, 0, "a path in it is not absolute, or has .. in it");
+    return r;
 }
 
 int core_check_states(const struct snapshot *snapshot, struct reseat_error **ret_error)

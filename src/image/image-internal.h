@@ -148,6 +148,8 @@ bool number_set_has(const struct number_set *set, uint32_t number);
 const uint32_t *number_set_sort(struct number_set *set);
 
 /* core_check_memory.c */
+/* Absolute, without .. in it. */
+bool core_is_full_path(const char *path);
 int core_check_vmas(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_extents(const struct snapshot *snapshot, struct reseat_error **ret_error);
 /* core_check_state.c */
