@@ -229,6 +229,16 @@ static void pair_with_data(void)
     send_text(ends[0], "forth"), send_text(ends[1], "back");
 }
 
+static void send_to_itself(int udp)
+{
+    static const char *const texts[] = {"to myself", "", "behind"};
+    struct sockaddr_in address = address_of(udp);
+
+    for (size_t i = 0; i < 3; i++)
+        CHECK_EQUAL(sendto(udp, texts[i], strlen(texts[i]), 0, (struct sockaddr *)&address, sizeof address),
+                    strlen(texts[i]));
+}
+
 static void datagrams(void)
 {
     int ends[2];
@@ -236,16 +246,17 @@ static void datagrams(void)
     MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends));
     send_text(ends[0], "one"), send_text(ends[0], "another");
     int udp = bind_to_any(SOCK_DGRAM);
-    struct sockaddr_in address = address_of(udp);
-    CHECK_EQUAL(sendto(udp, "to myself", 9, 0, (struct sockaddr *)&address, sizeof address), 9);
+    send_to_itself(udp);
     be_checkpointed();
     char found[32] = "";
     CHECK_EQUAL(recv(ends[1], found, sizeof found, 0), 3); /* each by itself */
     CHECK_EQUAL(recv(ends[1], found, sizeof found, 0), 7);
     CHECK_EQUAL(recv(udp, found, sizeof found, 0), 9);
     CHECK_TEXT(found, "to myself");
+    CHECK_EQUAL(recv(udp, found, sizeof found, MSG_DONTWAIT), 0);
+    CHECK_EQUAL(recv(udp, found, sizeof found, MSG_DONTWAIT), 6);
     send_text(ends[0], "one"), send_text(ends[0], "another");
-    CHECK_EQUAL(sendto(udp, "to myself", 9, 0, (struct sockaddr *)&address, sizeof address), 9);
+    send_to_itself(udp);
 }
 
 static void half_closed(void)

@@ -112,6 +112,7 @@ int inet_make(const struct object_view *view, native_cap_t *ret_cap, struct rese
 
 /* ---- datagrams ---- */
 
+/* An empty datagram does not move the offset, but is passed over from now on, as one that was peeked at. */
 static int add_datagrams(struct object_capture *capture, struct inet_state *state)
 {
     static const uint8_t zeros[8];
@@ -133,8 +134,6 @@ static int add_datagrams(struct object_capture *capture, struct inet_state *stat
             r = state_add(capture, bytes, message.length);
         if (r == 0)
             r = state_add(capture, zeros, ALIGN_8(message.length) - message.length);
-        if (n == 0)
-            break; /* an empty one does not move the offset */
     }
     return r;
 }
