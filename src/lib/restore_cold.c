@@ -8,6 +8,7 @@
 #include "native_pd/linux.h"
 #include "native_pd/native_pd.h"
 #include "object/object.h"
+#include "twin/twin.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -354,12 +355,24 @@ static void use_removed_directory(struct cold_restore *restore)
     }
 }
 
+/* What the twin of the same checkpoint holds (addresses, locks) is not free. */
+static int error_making(const struct cold_restore *restore, int r, struct reseat_error **ret_error)
+{
+    const struct snapshot *snapshot = &restore->snapshot;
+    if (!snapshot->process.twin || twin_check(snapshot, NULL) < 0)
+        return r;
+    return error_prefix(ret_error, r,
+                        "the twin %u still holds the objects of process %u (restore without --cold, which "
+                        "takes them from it, or drop the twin first)",
+                        snapshot->process.twin, snapshot->process.pid);
+}
+
 static int make_objects(struct cold_restore *restore, struct reseat_error **ret_error)
 {
     struct object_options options = object_options(restore);
     int r = object_recreate(&restore->snapshot, &options, &restore->objects, ret_error);
     if (r < 0)
-        return r;
+        return error_making(restore, r, ret_error);
     r = gather_slots(restore);
     if (r < 0)
         return error_errno(ret_error, r, "gathering the capabilities of process %u",
