@@ -2,8 +2,8 @@
  *
  *   installer install|replace|ring|close PID FIRST COUNT
  *
- * Eventfds at COUNT selectors from FIRST on, over what is there (replace), an io_uring instance at the first of
- * them (ring). Ends with 0, or with 1 and a sentence. */
+ * Eventfds at COUNT selectors from FIRST on, over what is there (replace), an io_uring instance at the first
+ * of them (ring). Ends with 0, or with 1 and a sentence. */
 #include "reseat.h"
 
 #include <linux/io_uring.h>

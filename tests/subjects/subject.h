@@ -42,8 +42,8 @@ struct subject {
     /* "MODE,MODE: reason" — modes that do not apply; several are separated by ';'. */
     const char *skip;
     /* "MODE,MODE: words" — modes in which Reseat must refuse with status 3 and a sentence that has these
-     * words, and must leave the process running as it was. "all" stands for every mode, "live" for all that need a
-     * twin, "cold" for those that do not. */
+     * words, and must leave the process running as it was. "all" stands for every mode, "live" for all that
+     * need a twin, "cold" for those that do not. */
     const char *refused;
     /* The same for what cannot be checkpointed at all, or not just now: status 1. */
     const char *fails;

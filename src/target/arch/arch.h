@@ -66,6 +66,6 @@ size_t arch_frame_xstate(uint8_t *room, const void *xstate, size_t length);
 
 /* Names what extended state (as ptrace gives it) is in use that this processor has not; NULL: nothing. */
 const char *arch_missing_xstate(const void *xstate, size_t length);
-/* How long the extended state is on this machine as ptrace gives and takes it; 0: not known. Two machines with
- * the same components may still lay them out differently. */
+/* How long the extended state is on this machine as ptrace gives and takes it; 0: not known. Two machines
+ * with the same components may still lay them out differently. */
 size_t arch_xstate_length(void);
