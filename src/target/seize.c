@@ -25,8 +25,9 @@
 /* PF_IO_WORKER and PF_USER_WORKER, include/linux/sched.h: io_uring's and vhost's threads. */
 #define KERNEL_WORKER_FLAGS 0x4010
 
-/* How long a thread may be in an uninterruptible wait before it is believed to stay there. */
-#define UNINTERRUPTIBLE_NS 50000000
+/* How long a thread may be in an uninterruptible wait before it is believed to stay there. Where many threads
+ * come and go on a busy machine, each waits for the memory map for some time. */
+#define UNINTERRUPTIBLE_NS 500000000
 
 /* Links that the directory task/ has besides one for each thread (proc_task_getattr() in fs/proc/base.c). */
 #define TASK_DIRECTORY_LINKS 2
@@ -287,13 +288,13 @@ int target_check_stoppable(pid_t pid, struct reseat_error **ret_error)
     if (r < 0)
         return error_errno(ret_error, r == -ENOENT ? -ESRCH : r, "listing the threads of process %d", pid);
     struct target target = {.pid = pid, .proc_fd = proc_fd};
-    uint64_t start_ns = now_ns();
     for (size_t i = 0; i < count; i++) {
         struct proc_stat stat;
+        uint64_t start_ns = now_ns();
         while (proc_stat_of(tids[i], &stat) == 0 && stat.state == 'D') {
             if (now_ns() - start_ns > UNINTERRUPTIBLE_NS)
                 return report_unstoppable(&target, tids[i], ret_error);
-            nanosleep(&(struct timespec){.tv_nsec = UNINTERRUPTIBLE_NS / 20}, NULL);
+            nanosleep(&(struct timespec){.tv_nsec = UNINTERRUPTIBLE_NS / 200}, NULL);
         }
     }
     return 0;
