@@ -128,10 +128,25 @@ static uint64_t time_list(struct native_pd *pd, size_t expected)
     return pass_ns;
 }
 
+/* Selectors and identities by BPF; 0: not permitted here. */
+static uint64_t time_identities(struct native_pd *pd, size_t expected)
+{
+    struct native_identity *identities;
+    size_t found;
+    uint64_t start_ns = rig_now_ns();
+    if (native_pd_list_identities(pd, &identities, &found, NULL) < 0)
+        return 0;
+    uint64_t pass_ns = rig_now_ns() - start_ns;
+    free(identities);
+    if (found != expected)
+        rig_fail("%zu identities were found, not %zu", found, expected);
+    return pass_ns;
+}
+
 static void measure_request(const char *target, unsigned rounds, struct table *table)
 {
-    static struct samples many, list, getfd, transfer;
-    many.count = list.count = getfd.count = transfer.count = 0;
+    static struct samples many, list, identities, getfd, transfer;
+    many.count = list.count = identities.count = getfd.count = transfer.count = 0;
     struct shape shape = {1, MANY, 1, true};
     struct rig rig = rig_start(target, &shape);
     struct native_pd *pd = open_pd(&rig);
@@ -140,6 +155,9 @@ static void measure_request(const char *target, unsigned rounds, struct table *t
         samples_add(&many, as_us(time_request(pd, MANY)));
         samples_add(&getfd, as_us(time_getfd(rig.target, 0, MANY)));
         samples_add(&list, as_us(time_list(pd, MANY)));
+        uint64_t pass_ns = time_identities(pd, MANY);
+        if (pass_ns)
+            samples_add(&identities, as_us(pass_ns));
     }
     native_pd_free(&pd);
     rig_end(&rig);
@@ -147,6 +165,9 @@ static void measure_request(const char *target, unsigned rounds, struct table *t
     table_row(table, "request 9,000, target untouched", &many, &transfer, &bar);
     table_row(table, "the same by plain pidfd_getfd(2)", &getfd, &transfer, &none);
     table_row(table, "list 9,000 selectors", &list, &transfer, &none);
+    struct bar each = {.us = 0.5 * MANY, .text = "≤ 0.5 µs each"};
+    if (identities.count)
+        table_row(table, "list 9,000 with identities, by BPF", &identities, &transfer, &each);
 }
 
 /* ---- install ---- */

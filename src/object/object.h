@@ -83,6 +83,7 @@ struct object_entry {
      * asked. */
     struct object_mark {
         uint64_t mount_id, inode, class, number;
+        uint64_t address; /* of the object, if it is known of all entries of the table; else 0 */
         unsigned access;
     } mark;
 

@@ -11,6 +11,7 @@
 #include "object/object.h"
 #include "object/kinds.h"
 #include "object/observe.h"
+#include "native_pd/linux.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -118,6 +119,7 @@ int object_mark_compare(const struct object_mark *x, const struct object_mark *y
     COMPARE(number)
     COMPARE(mount_id)
     COMPARE(access)
+    COMPARE(address)
 #undef COMPARE
     return 0;
 }
@@ -259,9 +261,47 @@ static int number_by_appearance(struct object_table *table, size_t highest)
     return 0;
 }
 
+/* ---- by address ---- */
+
+/* From so many on it pays to ask for all addresses at once, which takes a few milliseconds to set up. */
+#define ADDRESSES_PAY 1000
+
+/* Notes the addresses of the entries of one PD, which begin at `first`; returns where they end. */
+static int note_addresses(struct object_table *table, size_t first, size_t *ret_end)
+{
+    struct native_pd *pd = table->entries[first].pd;
+    _cleanup_free_ struct native_identity *identities = NULL;
+    size_t count, next = 0, i;
+    int r = native_pd_list_identities(pd, &identities, &count, NULL);
+    if (r < 0)
+        return r;
+    for (i = first; i < table->count && table->entries[i].pd == pd; i++) {
+        struct object_entry *entry = &table->entries[i];
+        while (next < count && identities[next].selector < entry->selector)
+            next++;
+        bool is_there = next < count && identities[next].selector == entry->selector;
+        entry->mark.address = is_there ? identities[next].object : 0;
+    }
+    *ret_end = i;
+    return 0;
+}
+
+/* Then entries with the same mark are the same object, but for one that has ended and another that has taken
+ * its address since: they are still compared by the kernel, each with one of them, and different ones never.
+ */
+static void mark_addresses(struct object_table *table)
+{
+    int r = table->count < ADDRESSES_PAY ? -EOPNOTSUPP : 0;
+    for (size_t i = 0; r == 0 && i < table->count;)
+        r = note_addresses(table, i, &i);
+    for (size_t i = 0; r < 0 && i < table->count; i++)
+        table->entries[i].mark.address = 0;
+}
+
 int object_table_identify(struct object_table *table, struct reseat_error **ret_error)
 {
     size_t count = table->count;
+    mark_addresses(table);
     _cleanup_free_ entry_ref *list = calloc(count + 1, sizeof *list), *room = calloc(count + 1, sizeof *room);
     if (!list || !room)
         return error_errno(ret_error, -ENOMEM, "comparing %zu capabilities", count);

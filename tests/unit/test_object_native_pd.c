@@ -2,12 +2,15 @@
  * when the process is not there or not ours. */
 #include "test_object_subject.h"
 
-#include "native_pd/native_pd.h"
+#include "native_pd/linux.h"
+#include "reseat.h"
 
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 
 #define SPARSE_COUNT 5
 static const selector_t sparse[SPARSE_COUNT] = {10, 11, 63, 64, 700};
@@ -167,12 +170,95 @@ static void test_numbers_that_are_no_process(void **state)
     base_error_free(&error);
 }
 
+/* ---- identities in bulk ---- */
+
+/* Of a kind that has no number of its own, and enough of them that the listing asks for addresses. */
+#define MANY_OBJECTS   900
+#define FIRST_OF_MANY  200
+#define SECOND_OF_MANY (FIRST_OF_MANY + MANY_OBJECTS)
+
+static void set_up_many(void *userdata)
+{
+    (void)userdata;
+    struct rlimit limit = {4096, 4096};
+    SUBJECT_CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    for (int i = 0; i < MANY_OBJECTS; i++) {
+        int fd = epoll_create1(0);
+        SUBJECT_CHECK(fd >= 0 && dup2(fd, FIRST_OF_MANY + i) >= 0);
+        /* backwards, so that neighbours are never the same */
+        SUBJECT_CHECK(dup2(fd, SECOND_OF_MANY + MANY_OBJECTS - 1 - i) >= 0);
+        close(fd);
+    }
+}
+
+static selector_t alias_of(selector_t selector)
+{
+    return FIRST_OF_MANY + SECOND_OF_MANY + MANY_OBJECTS - 1 - selector;
+}
+
+static void test_identities_are_what_the_kernel_compares(void **state)
+{
+    (void)state;
+    pid_t pid = subject_start(set_up_many, NULL);
+    struct native_pd *pd = open_pd(pid);
+    struct native_identity *identities = NULL;
+    static selector_t selectors[4096];
+    size_t count = 0, listed = 0;
+    struct reseat_error *error = NULL;
+    int r = native_pd_list_identities(pd, &identities, &count, &error);
+    if (r == -EOPNOTSUPP) {
+        assert_non_null(strstr(error->message, "BPF"));
+        base_error_free(&error);
+        native_pd_free(&pd);
+        subject_stop(pid);
+        skip();
+    }
+    assert_return_code(r, -r);
+    assert_return_code(native_pd_list(pd, 0, selectors, COUNT_OF(selectors), &listed, NULL), 0);
+    assert_int_equal(count, listed);
+    for (size_t i = 0; i < count; i++) {
+        assert_int_equal(identities[i].selector, selectors[i]);
+        for (size_t j = i < 100 ? 0 : i - 100; j < i; j++) {
+            int order = 7;
+            assert_return_code(native_pd_compare(pd, identities[i].selector, pd, identities[j].selector,
+                                                 &order, NULL),
+                               0);
+            assert_int_equal(order == 0, identities[i].object == identities[j].object);
+        }
+    }
+    free(identities);
+    native_pd_free(&pd);
+    subject_stop(pid);
+}
+
+/* Two of each, found again in a listing that is long enough to go by addresses where that is permitted. */
+static void test_a_long_listing_knows_aliases(void **state)
+{
+    (void)state;
+    pid_t pid = subject_start(set_up_many, NULL);
+    struct reseat_listing *listing = NULL;
+    static const char *object_at[SECOND_OF_MANY + MANY_OBJECTS];
+    assert_return_code(reseat_list_capabilities(&pid, 1, &listing, NULL), 0);
+    for (size_t i = 0; i < listing->count; i++)
+        if (listing->capabilities[i].selector < COUNT_OF(object_at))
+            object_at[listing->capabilities[i].selector] = listing->capabilities[i].object;
+    for (selector_t selector = FIRST_OF_MANY; selector < SECOND_OF_MANY; selector++) {
+        assert_string_equal(object_at[selector], object_at[alias_of(selector)]);
+        if (selector > FIRST_OF_MANY)
+            assert_string_not_equal(object_at[selector], object_at[selector - 1]);
+    }
+    reseat_listing_free(listing);
+    subject_stop(pid);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_next_skips_unused),
         cmocka_unit_test(test_request_hands_out_the_object),
         cmocka_unit_test(test_compare_is_identity_and_order),
+        cmocka_unit_test(test_identities_are_what_the_kernel_compares),
+        cmocka_unit_test(test_a_long_listing_knows_aliases),
         cmocka_unit_test(test_everything_says_that_it_has_ended),
         cmocka_unit_test(test_missing_permission_is_explained),
         cmocka_unit_test(test_numbers_that_are_no_process),
