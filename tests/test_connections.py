@@ -199,6 +199,62 @@ def test_full_queues_and_half_closed(context, ends):
     context.until(lambda: "ended" in log.read_text(), "the server to end")
 
 
+# A small send buffer, filled by small pieces; the listener is older and has a higher number than the connection.
+CRAMPED = """
+import os, socket, sys, time
+server = socket.socket()
+server.bind(("127.0.0.1", 0))
+server.listen(1)
+client = socket.create_connection(server.getsockname())
+accepted, _ = server.accept()
+os.dup2(server.fileno(), 100)
+server.close()
+server = socket.socket(fileno=100)
+accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(sys.argv[2]))
+size = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+accepted.setblocking(False)
+sent = b""
+for i in range(10**6):
+    try:
+        piece = b"%d," % i * (1 + i % 50)
+        sent += piece[:accepted.send(piece)]
+    except BlockingIOError:
+        break
+if sys.argv[3] == "ended":
+    accepted.shutdown(socket.SHUT_WR)
+print("full", flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.05)
+print("size", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == size, flush=True)
+accepted.close()
+client.settimeout(60)
+received = b"".join(iter(lambda: client.recv(65536), b""))
+print("received", received == sent, flush=True)
+server.settimeout(20)
+late = socket.create_connection(server.getsockname())
+print("listens", server.accept()[1] == late.getsockname(), flush=True)
+print("done", flush=True)
+"""
+
+
+@each(size=[4096, 200000], end=["open", "ended"])
+def test_cramped_buffers(context, size, end):
+    """What is queued takes more of the buffer in the new socket than it did in the old one."""
+    here, _ = lay_cable(context)
+    here.run("ip", "link", "set", "lo", "up")
+    log, go = Path(context.path("log")), Path(context.path("go"))
+    with open(log, "wb") as file:
+        program = context.start(here.enter("python3", "-c", CRAMPED, go, str(size), end), stdin=None, stdout=file,
+                                stderr=file, new_session=True)
+    context.until(lambda: "full" in log.read_text(), "the queues to be full")
+    directory = context.new_name("checkpoint")
+    here.run(context.command, "checkpoint", program.pid, "--image", "-o", directory)
+    here.run(context.command, "restore", "--cold", directory)
+    go.touch()
+    context.until(lambda: "done" in log.read_text() or "Error" in log.read_text(), "the restored program", 90)
+    assert log.read_text() == "full\nsize True\nreceived True\nlistens True\ndone\n", log.read_text()
+
+
 LOOPBACK = """
 import os, socket, sys, time
 server = socket.create_server(("127.0.0.1", 0))

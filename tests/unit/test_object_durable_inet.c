@@ -102,6 +102,57 @@ static void test_bound(void **state)
     expect_recreated(set_up_bound, look_at_bound);
 }
 
+/* ---- options that were taken back once they had had their effect ---- */
+
+static void bind_at(int fd, int type, const char *host, unsigned port, int level, int option)
+{
+    struct sockaddr_in address = address_v4(host, port);
+    put_at(fd, MUST(socket(AF_INET, type, 0)));
+    set_option(fd, level, option, 1);
+    MUST(bind(fd, (struct sockaddr *)&address, sizeof address));
+}
+
+static void set_up_taken_back(void)
+{
+    for (int fd = 20; fd < 23; fd++) {
+        bind_at(fd, SOCK_STREAM, "0.0.0.0", 7010, SOL_SOCKET, SO_REUSEPORT);
+        MUST(listen(fd, 5));
+    }
+    set_option(20, SOL_SOCKET, SO_REUSEPORT, 0);
+    set_option(22, SOL_SOCKET, SO_REUSEPORT, 0);
+    bind_at(23, SOCK_DGRAM, "127.0.0.1", 7010, SOL_SOCKET, SO_REUSEADDR);
+    bind_at(24, SOCK_DGRAM, "127.0.0.1", 7010, SOL_SOCKET, SO_REUSEADDR);
+    set_option(23, SOL_SOCKET, SO_REUSEADDR, 0);
+    bind_at(25, SOCK_DGRAM, "192.0.2.77", 7011, IPPROTO_IP, IP_FREEBIND);
+    bind_at(26, SOCK_STREAM, "192.0.2.77", 7011, IPPROTO_IP, IP_FREEBIND);
+    set_option(26, IPPROTO_IP, IP_FREEBIND, 0);
+}
+
+static void look_at_taken_back(void)
+{
+    for (int fd = 20; fd < 23; fd++) {
+        EXPECT(number_option(fd, SOL_SOCKET, SO_REUSEPORT) == (fd == 21));
+        EXPECT(number_option(fd, SOL_SOCKET, SO_REUSEADDR) == 0);
+        EXPECT(number_option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1);
+    }
+    EXPECT(number_option(23, SOL_SOCKET, SO_REUSEADDR) == 0);
+    EXPECT(number_option(24, SOL_SOCKET, SO_REUSEADDR) == 1);
+    EXPECT(number_option(24, SOL_SOCKET, SO_REUSEPORT) == 0);
+    EXPECT(number_option(25, IPPROTO_IP, IP_FREEBIND) == 1);
+    EXPECT(number_option(26, IPPROTO_IP, IP_FREEBIND) == 0);
+    struct sockaddr_in address;
+    socklen_t length = sizeof address;
+    EXPECT(getsockname(26, (struct sockaddr *)&address, &length) == 0);
+    EXPECT(address.sin_addr.s_addr == address_v4("192.0.2.77", 0).sin_addr.s_addr &&
+           ntohs(address.sin_port) == 7011);
+}
+
+static void test_taken_back(void **state)
+{
+    (void)state;
+    expect_recreated(set_up_taken_back, look_at_taken_back);
+}
+
 /* ---- connections that are over ---- */
 
 static void loopback_at(int client, int server)
@@ -346,10 +397,8 @@ static int enter_namespace(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bound),
-        cmocka_unit_test(test_ended),
-        cmocka_unit_test(test_connection),
-        cmocka_unit_test(test_reset),
+        cmocka_unit_test(test_bound),      cmocka_unit_test(test_taken_back), cmocka_unit_test(test_ended),
+        cmocka_unit_test(test_connection), cmocka_unit_test(test_reset),
     };
     return cmocka_run_group_tests(tests, enter_namespace, NULL);
 }

@@ -22,6 +22,30 @@ unsigned inet_port(const union inet_name *name)
     return ntohs(name->any.sa_family == AF_INET6 ? name->v6.sin6_port : name->v4.sin_port);
 }
 
+static bool is_any_address(const union inet_name *name)
+{
+    return name->any.sa_family == AF_INET6 ? IN6_IS_ADDR_UNSPECIFIED(&name->v6.sin6_addr)
+                                           : name->v4.sin_addr.s_addr == htonl(INADDR_ANY);
+}
+
+/* Then IP_FREEBIND was set when it was bound, or the address has gone since. A TCP connection may not be put
+ * back to such a one: only its peer could tell. */
+static bool is_foreign(const struct inet_state *state)
+{
+    union inet_name name;
+    if (!state->local_length || (state->type == SOCK_STREAM && (state->flags & INET_CONNECTED)))
+        return false;
+    memcpy(name.bytes, state->local, sizeof name.bytes);
+    if (name.any.sa_family == AF_INET6)
+        name.v6.sin6_port = 0;
+    else
+        name.v4.sin_port = 0;
+    if (is_any_address(&name))
+        return false;
+    _cleanup_close_ int fd = socket((int)state->domain, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    return fd >= 0 && bind(fd, &name.any, state->local_length) < 0 && errno == EADDRNOTAVAIL;
+}
+
 int inet_capture_common(struct object_capture *capture, struct inet_state *state)
 {
     const struct object_sight *sight = capture->sight;
@@ -40,6 +64,8 @@ int inet_capture_common(struct object_capture *capture, struct inet_state *state
         state->peer_length = 0;
     else
         state->flags |= INET_CONNECTED;
+    if (is_foreign(state))
+        state->flags |= INET_FOREIGN;
     int r = state_add(capture, state, sizeof *state);
     if (r == 0)
         r = socket_options_capture(capture, &state->option_count);
@@ -73,17 +99,72 @@ int inet_check_common(const struct object_view *view, struct reseat_error **ret_
     return r == 0 ? socket_filter_check(view, parts.filter, state->filter_count, ret_error) : r;
 }
 
-static bool is_any_address(const union inet_name *name)
-{
-    return name->any.sa_family == AF_INET6 ? IN6_IS_ADDR_UNSPECIFIED(&name->v6.sin6_addr)
-                                           : name->v4.sin_addr.s_addr == htonl(INADDR_ANY);
-}
-
 static bool is_bound(const struct inet_parts *parts)
 {
     bool has_ports = parts->state.type != SOCK_RAW;
     return parts->state.local_length &&
            (has_ports ? inet_port(&parts->local) != 0 : !is_any_address(&parts->local));
+}
+
+/* ---- binding ---- */
+
+/* Options that count while something is bound may have been taken back since; what one of a port has, all of
+ * it are given for the time being. A TCP connection shares the port of its listener, and takes it first if
+ * it comes first. */
+static int sharing_option(const struct object_view *view, int option)
+{
+    struct inet_parts parts = inet_parts_of(view);
+    int is_set = socket_options_value(view, parts.options, parts.state.option_count, SOL_SOCKET, option, 0);
+    for (object_id_t id = 1; !is_set && id <= view->snapshot->objects_count; id++) {
+        struct object_view other = view_of(view->snapshot, id);
+        if (!view_is_usable(&other) || id == view_id(view) ||
+            strcmp(view_kind_name(&other), view_kind_name(view)) != 0)
+            continue;
+        struct inet_parts parts_there = inet_parts_of(&other);
+        if (parts_there.state.protocol != parts.state.protocol ||
+            inet_port(&parts_there.local) != inet_port(&parts.local))
+            continue;
+        is_set = socket_options_value(&other, parts_there.options, parts_there.state.option_count, SOL_SOCKET,
+                                      option, 0) ||
+                 (option == SO_REUSEADDR && (parts_there.state.flags & INET_FROZEN));
+    }
+    return is_set != 0;
+}
+
+static void put_option(native_cap_t cap, int level, int option, int value)
+{
+    setsockopt(cap, level, option, &value, sizeof value);
+}
+
+void inet_put_back_sharing(const struct object_view *view, native_cap_t cap)
+{
+    struct inet_parts parts = inet_parts_of(view);
+    static const int options[] = {SO_REUSEADDR, SO_REUSEPORT};
+    for (size_t i = 0; i < COUNT_OF(options); i++) {
+        int value =
+            socket_options_value(view, parts.options, parts.state.option_count, SOL_SOCKET, options[i], -1);
+        if (value >= 0 && !(parts.state.flags & INET_CONNECTED && parts.state.type == SOCK_STREAM))
+            put_option(cap, SOL_SOCKET, options[i], value);
+    }
+}
+
+static int bind_it(const struct object_view *view, int fd)
+{
+    struct inet_parts parts = inet_parts_of(view);
+    if (parts.state.type != SOCK_RAW) {
+        put_option(fd, SOL_SOCKET, SO_REUSEADDR, sharing_option(view, SO_REUSEADDR));
+        put_option(fd, SOL_SOCKET, SO_REUSEPORT, sharing_option(view, SO_REUSEPORT));
+    }
+    if (!(parts.state.flags & INET_FOREIGN))
+        return bind(fd, &parts.local.any, parts.state.local_length) < 0 ? -errno : 0;
+    int was_free = 0;
+    socklen_t length = sizeof was_free;
+    if (getsockopt(fd, IPPROTO_IP, IP_FREEBIND, &was_free, &length) < 0)
+        return -errno;
+    put_option(fd, IPPROTO_IP, IP_FREEBIND, 1);
+    int r = bind(fd, &parts.local.any, parts.state.local_length) < 0 ? -errno : 0;
+    put_option(fd, IPPROTO_IP, IP_FREEBIND, was_free);
+    return r;
 }
 
 int inet_make(const struct object_view *view, native_cap_t *ret_cap, struct reseat_error **ret_error)
@@ -98,11 +179,13 @@ int inet_make(const struct object_view *view, native_cap_t *ret_cap, struct rese
     int r = socket_options_apply(view, parts.options, state->option_count, fd, ret_error);
     if (r < 0)
         return r;
-    if (is_bound(&parts) && bind(fd, &parts.local.any, state->local_length) < 0)
-        return errno == EADDRINUSE
-                   ? error_set(ret_error, -EADDRINUSE,
-                               "its address is in use; find out by whom with ss -lptun, and end that first")
-                   : error_errno(ret_error, -errno, "binding it to its address");
+    if (is_bound(&parts))
+        r = bind_it(view, fd);
+    if (r == -EADDRINUSE)
+        return error_set(ret_error, r,
+                         "its address is in use; find out by whom with ss -lptun, and end that first");
+    if (r < 0)
+        return error_errno(ret_error, r, "binding it to its address");
     r = socket_filter_attach(view, parts.filter, state->filter_count, fd);
     if (r < 0)
         return error_errno(ret_error, r, "attaching its filter");
@@ -294,6 +377,7 @@ static int finish_inet(struct object_making *making, const struct object_view *v
 {
     (void)making, (void)ret_error;
     struct inet_parts parts = inet_parts_of(view);
+    inet_put_back_sharing(view, cap);
     socket_options_finish(view, parts.options, parts.state.option_count, cap);
     return making_set_flags(cap, view->row->status_flags);
 }

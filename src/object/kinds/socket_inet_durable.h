@@ -13,6 +13,7 @@ enum inet_flags {
     INET_TO_BE_FROZEN = 1 << 3, /* TCP, only in an outline */
     INET_ENDED = 1 << 4,        /* TCP: both sides have said all, or one has reset it */
     INET_ERROR = 1 << 5,        /* … and the process does not know of the reset yet */
+    INET_FOREIGN = 1 << 6,      /* it is bound to an address that this machine does not have */
     INET_FROZEN = 1 << 2,       /* TCP: a struct tcp_state stands behind all; no packet has come since */
 };
 
@@ -54,8 +55,10 @@ unsigned inet_port(const union inet_name *name);
 /* What all internet sockets have; the caller adds what is behind, and writes the state to the beginning. */
 int inet_capture_common(struct object_capture *capture, struct inet_state *state);
 int inet_check_common(const struct object_view *view, struct reseat_error **ret_error);
-/* A socket with options, bound. */
+/* A socket with options, bound. It may be left with other reuse options than it had, until all that share its
+ * port are bound: then inet_put_back_sharing(). */
 int inet_make(const struct object_view *view, native_cap_t *ret_cap, struct reseat_error **ret_error);
+void inet_put_back_sharing(const struct object_view *view, native_cap_t cap);
 /* A TCP socket whose connection is over: reset by the peer, or ended by both sides in peace. */
 int inet_make_over(const struct object_view *view, bool is_reset, native_cap_t *ret_cap,
                    struct reseat_error **ret_error);

@@ -378,11 +378,34 @@ static int finish_tcp(struct object_making *making, const struct object_view *vi
 {
     (void)making, (void)ret_error;
     struct inet_parts parts = inet_parts_of(view);
+    inet_put_back_sharing(view, cap);
     socket_options_finish(view, parts.options, parts.state.option_count, cap);
     return making_set_flags(cap, view->row->status_flags);
 }
 
 /* ---- letting it go on ---- */
+
+/* The buffer has its own size again by now, and what is queued may take more of it than it took before: it
+ * stands there in other pieces. */
+static int send_unsent(const struct object_view *view, const struct tcp_state *state, native_cap_t cap)
+{
+    struct inet_parts parts = inet_parts_of(view);
+    const uint8_t *unsent =
+        view->state + parts.rest + sizeof *state + state->send_length - state->unsent_length;
+    int r = 0;
+    if (state->unsent_length == 0)
+        return 0;
+    socket_options_make_room(cap);
+    for (size_t sent = 0; r == 0 && sent < state->unsent_length;) {
+        ssize_t n = send(cap, unsent + sent, state->unsent_length - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0)
+            r = -errno;
+        else
+            sent += (size_t)n;
+    }
+    socket_options_finish(view, parts.options, parts.state.option_count, cap);
+    return r;
+}
 
 int tcp_thaw(const struct object_view *view, native_cap_t cap)
 {
@@ -391,18 +414,13 @@ int tcp_thaw(const struct object_view *view, native_cap_t cap)
     if (!(parts.state.flags & INET_FROZEN) || get_number(cap, TCP_REPAIR, &is_frozen) < 0 || !is_frozen)
         return 0;
     struct tcp_state state = tcp_state_of(view, parts.rest);
-    const uint8_t *unsent = view->state + parts.rest + sizeof state + state.send_length - state.unsent_length;
     int r = set_number(cap, TCP_REPAIR, TCP_REPAIR_OFF);
     /* Leaving repair mode takes this option away. */
     int reuse =
         socket_options_value(view, parts.options, parts.state.option_count, SOL_SOCKET, SO_REUSEADDR, 0);
     setsockopt(cap, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
-    for (size_t sent = 0; r == 0 && sent < state.unsent_length;) {
-        ssize_t n = send(cap, unsent + sent, state.unsent_length - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0)
-            return -errno;
-        sent += (size_t)n;
-    }
+    if (r == 0)
+        r = send_unsent(view, &state, cap);
     bool has_ended_sending = state.state == TCP_FIN_WAIT1 || state.state == TCP_FIN_WAIT2;
     if (r == 0 && has_ended_sending)
         shutdown(cap, SHUT_WR);
