@@ -156,15 +156,27 @@ static int make_memfd(const struct object_view *view)
     return TAKE_FD(fd);
 }
 
-static int put_memfd(struct object_making *making, object_id_t id, int source)
+/* What memfd_create(2) itself yields does not count as a writer of the file, any other opening of it for
+ * writing does, and then it cannot be executed (ETXTBSY). So the first that may read and write is no other.
+ */
+static int put_memfd(struct object_making *making, object_id_t id, int source, bool is_original)
 {
     struct object_view view = view_of(making->snapshot, id);
     struct memfd_state state = state_of(&view);
-    int cap = making_reopen(source, view.row->status_flags & (O_ACCMODE | O_APPEND | O_NONBLOCK | O_NOATIME));
+    unsigned flags = view.row->status_flags & (O_ACCMODE | O_APPEND | O_NONBLOCK | O_NOATIME);
+    int cap = is_original ? fcntl(source, F_DUPFD_CLOEXEC, 0) : making_reopen(source, flags);
     if (cap < 0)
-        return cap;
+        return is_original ? -errno : cap;
     making_put(making, id, cap);
-    return state.offset > 0 && lseek(cap, state.offset, SEEK_SET) < 0 ? -errno : 0;
+    if (lseek(cap, state.offset > 0 ? state.offset : 0, SEEK_SET) < 0)
+        return -errno;
+    return is_original ? making_set_flags(cap, flags) : 0;
+}
+
+static bool may_be_original(const struct object_making *making, object_id_t id)
+{
+    struct object_view view = view_of(making->snapshot, id);
+    return (view.row->status_flags & O_ACCMODE) == O_RDWR;
 }
 
 static int recreate_memfd(struct object_making *making, const struct object_view *view,
@@ -179,10 +191,15 @@ static int recreate_memfd(struct object_making *making, const struct object_view
         given == NATIVE_CAP_INVALID ? make_memfd(&first) : fcntl(given, F_DUPFD_CLOEXEC, 0);
     if (source < 0)
         return error_errno(ret_error, source, "making a memfd");
+    bool has_original = given == NATIVE_CAP_INVALID;
     int r = 0;
-    for (object_id_t id = 0; r == 0 && (id = view_next_of_inode(view, id));)
-        if (!making_has(making, id) && !object_is_unwanted(making->options, id))
-            r = put_memfd(making, id, source);
+    for (object_id_t id = 0; r == 0 && (id = view_next_of_inode(view, id));) {
+        if (making_has(making, id) || object_is_unwanted(making->options, id))
+            continue;
+        bool is_original = has_original && may_be_original(making, id);
+        r = put_memfd(making, id, source, is_original);
+        has_original &= !is_original;
+    }
     return r;
 }
 
