@@ -2,6 +2,7 @@
  * who was waiting to be accepted can be accepted. */
 #include "subject.h"
 
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -259,6 +260,42 @@ static void datagrams(void)
     send_to_itself(udp);
 }
 
+/* Bound, and connected to its own name: a pair of one. */
+static void datagrams_to_itself(void)
+{
+    struct sockaddr_un own = {.sun_family = AF_UNIX};
+    socklen_t length = sizeof own;
+    int fd = MUST(socket(AF_UNIX, SOCK_DGRAM, 0));
+
+    MUST(bind(fd, (struct sockaddr *)&own, sizeof(sa_family_t)));
+    MUST(getsockname(fd, (struct sockaddr *)&own, &length));
+    MUST(connect(fd, (struct sockaddr *)&own, length));
+    send_text(fd, "waiting");
+    be_checkpointed();
+    expect_text(fd, "waiting", MSG_DONTWAIT);
+    send_text(fd, "new");
+    expect_text(fd, "new", MSG_DONTWAIT);
+    send_text(fd, "waiting");
+}
+
+/* Whom a netlink socket is connected to is where it sends to: to the kernel if it has forgotten. */
+static void netlink_to_another(void)
+{
+    struct sockaddr_nl address = {.nl_family = AF_NETLINK};
+    socklen_t length = sizeof address;
+    int receiver = MUST(socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK)),
+        sender = MUST(socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK));
+    struct nlmsghdr message = {.nlmsg_len = sizeof message, .nlmsg_type = 0x1234}, found = {0};
+
+    MUST(bind(receiver, (struct sockaddr *)&address, sizeof address));
+    MUST(getsockname(receiver, (struct sockaddr *)&address, &length));
+    MUST(connect(sender, (struct sockaddr *)&address, sizeof address));
+    be_checkpointed();
+    CHECK_EQUAL(send(sender, &message, sizeof message, 0), sizeof message);
+    CHECK_EQUAL(recv(receiver, &found, sizeof found, MSG_DONTWAIT), sizeof found);
+    CHECK_EQUAL(found.nlmsg_type, 0x1234);
+}
+
 static void half_closed(void)
 {
     int ends[2];
@@ -311,6 +348,8 @@ const struct subject subjects[] = {
     {"unix-listener", unix_listener, .refused = "cold: waits to be accepted; cold: waits to be accepted"},
     {"pair-with-data", pair_with_data},
     {"datagrams", datagrams},
+    {"datagrams-to-itself", datagrams_to_itself},
+    {"netlink-to-another", netlink_to_another},
     {"half-closed", half_closed},
     {"descriptor-in-flight", descriptor_in_flight},
     {0},

@@ -26,7 +26,12 @@ struct link_state {
     uint32_t port; /* netlink: nl_pid */
     uint32_t is_bound;
     uint32_t groups[GROUP_WORDS]; /* netlink: one bit each, from 1 */
-    char interface[IFNAMSIZ];     /* packet */
+    union {
+        char interface[IFNAMSIZ]; /* packet */
+        struct {
+            uint32_t port, groups;
+        } peer; /* netlink: whom it is connected to; zeros: nobody, or the kernel */
+    };
     uint32_t option_count, filter_count;
     uint32_t reserved;
 };
@@ -55,12 +60,16 @@ static int capture_netlink(struct object_capture *capture, struct reseat_error *
 {
     (void)ret_error;
     struct link_state state = {0};
-    struct sockaddr_nl address = {0};
-    socklen_t length = sizeof address, groups_length = sizeof state.groups;
+    struct sockaddr_nl address = {0}, peer = {0};
+    socklen_t length = sizeof address, peer_length = sizeof peer, groups_length = sizeof state.groups;
     if (getsockname(capture->cap, (struct sockaddr *)&address, &length) == 0) {
         state.port = address.nl_pid;
         state.is_bound = address.nl_pid != 0;
         state.groups[0] = address.nl_groups;
+    }
+    if (getpeername(capture->cap, (struct sockaddr *)&peer, &peer_length) == 0) {
+        state.peer.port = peer.nl_pid;
+        state.peer.groups = peer.nl_groups;
     }
     getsockopt(capture->cap, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, state.groups, &groups_length);
     int r = capture_common(capture, &state);
@@ -111,7 +120,7 @@ static int check_link(const struct object_view *view, struct reseat_error **ret_
     struct link_state state = state_of(view);
     if (state.domain != AF_NETLINK && state.domain != AF_PACKET)
         return view_bad(view, ret_error, "family %u", state.domain);
-    if (!memchr(state.interface, '\0', sizeof state.interface))
+    if (state.domain == AF_PACKET && !memchr(state.interface, '\0', sizeof state.interface))
         return view_bad(view, ret_error, "the name of its interface does not end");
     int r = socket_options_check(view, sizeof state, state.option_count, ret_error);
     return r == 0 ? socket_filter_check(view, filter_offset(&state), state.filter_count, ret_error) : r;
@@ -132,7 +141,11 @@ static int bind_netlink(const struct link_state *state, int fd)
         if ((state->groups[(group - 1) / 32] >> (group - 1) % 32 & 1) &&
             setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
             return -errno;
-    return 0;
+    struct sockaddr_nl peer = {.nl_family = AF_NETLINK,
+                               .nl_pid = state->peer.port,
+                               .nl_groups = state->peer.groups};
+    bool is_connected = peer.nl_pid || peer.nl_groups;
+    return is_connected && connect(fd, (struct sockaddr *)&peer, sizeof peer) < 0 ? -errno : 0;
 }
 
 static int bind_packet(const struct link_state *state, int fd)
@@ -163,7 +176,7 @@ static int recreate_link(struct object_making *making, const struct object_view 
     r = socket_filter_attach(view, filter_offset(&state), state.filter_count, fd);
     if (r == 0)
         r = is_netlink ? bind_netlink(&state, fd) : bind_packet(&state, fd);
-    return r < 0 ? error_errno(ret_error, r, "binding it") : 0;
+    return r < 0 ? error_errno(ret_error, r, "binding or connecting it") : 0;
 }
 
 static int finish_link(struct object_making *making, const struct object_view *view, native_cap_t cap,

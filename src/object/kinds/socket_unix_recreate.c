@@ -158,7 +158,8 @@ int unix_recreate(struct object_making *making, const struct object_view *view,
         return make_single(making, view, ret_error);
     object_id_t peer = unix_find_inode(view->snapshot, state.peer_inode);
     struct object_view other = peer ? view_of(making->snapshot, peer) : *view;
-    bool is_mutual = peer && unix_parts_of(&other).state.peer_inode == view->row->inode;
+    bool is_mutual = peer && peer != view_id(view) && /* not by its own name, to itself */
+                     unix_parts_of(&other).state.peer_inode == view->row->inode;
     if (is_mutual && making_has(making, peer)) /* a given one: it cannot be joined */
         return make_connected(making, view, 0, ret_error);
     if (is_mutual)
@@ -345,7 +346,8 @@ int unix_complete(struct object_making *making, const struct object_view *view, 
     int r = fill_queue(making, view, ret_error);
     object_id_t peer = unix_find_inode(view->snapshot, state.peer_inode);
     struct object_view other = peer ? view_of(making->snapshot, peer) : *view;
-    bool is_pair = peer && unix_parts_of(&other).state.peer_inode == view->row->inode;
+    bool is_pair =
+        peer && peer != view_id(view) && unix_parts_of(&other).state.peer_inode == view->row->inode;
     if (r < 0 || state.type != SOCK_DGRAM || !(state.flags & UNIX_CONNECTED) || is_pair ||
         !state.peer_name_length)
         return r;
