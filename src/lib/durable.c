@@ -82,25 +82,52 @@ int durable_capture_objects(pid_t pid, struct snapshot *snapshot, struct reseat_
     return r < 0 ? error_prefix(ret_error, r, "describing the capabilities") : 0;
 }
 
+/* Shared memory without a file that there nevertheless is a capability on, or another mapping as of a file
+ * (by /proc/PID/map_files): all of these must come back as one object. */
+static bool is_shared_of_object(const struct snapshot *snapshot, const struct snapshot_vma *vma)
+{
+    if (vma->kind != SNAPSHOT_VMA_SHARED || (vma->flags & SNAPSHOT_VMA_HUGETLB))
+        return false;
+    for (size_t i = 0; i < snapshot->objects_count; i++) {
+        const struct snapshot_object *row = &snapshot->objects[i];
+        if (row->inode == vma->inode && row->device_major == vma->device_major &&
+            row->device_minor == vma->device_minor && !(row->flags & SNAPSHOT_OBJECT_LOST))
+            return true;
+    }
+    return false;
+}
+
+static int capture_mapping(pid_t pid, struct native_pd *pd, struct snapshot *snapshot,
+                           struct snapshot_vma *vma, struct reseat_error **ret_error)
+{
+    char link[96];
+    snprintf(link, sizeof link, "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, pid, vma->start, vma->end);
+    bool may_write = (vma->flags & SNAPSHOT_VMA_MAP_SHARED) && (vma->flags & SNAPSHOT_VMA_MAY_WRITE);
+    _cleanup_close_ int fd = open(link, (may_write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    object_id_t object = 0;
+    struct stat stat;
+    int r = fd >= 0 ? object_capture_mapped(pd, fd, snapshot, &object, ret_error) : 0;
+    if (r == 0 && object && vma->kind == SNAPSHOT_VMA_SHARED && fstat(fd, &stat) == 0) {
+        vma->kind = SNAPSHOT_VMA_OBJECT;
+        vma->file_size = (uint64_t)stat.st_size;
+    }
+    if (vma->kind == SNAPSHOT_VMA_OBJECT)
+        vma->object = object;
+    return r;
+}
+
 /* The objects behind mappings of files without a name, which may have no selector any more. Without the right
  * to open what is mapped (CAP_CHECKPOINT_RESTORE) their content is stored as memory. */
 static int capture_mapped(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     _cleanup_(native_pd_free) struct native_pd *pd = NULL;
     int r = native_pd_open(pid, &pd, ret_error);
-    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
-        struct snapshot_vma *vma = &snapshot->vmas[i];
-        if (vma->kind != SNAPSHOT_VMA_OBJECT)
-            continue;
-        char link[96];
-        snprintf(link, sizeof link, "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, pid, vma->start, vma->end);
-        bool may_write = vma->flags & SNAPSHOT_VMA_MAY_WRITE;
-        _cleanup_close_ int fd = open(link, (may_write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
-        object_id_t object = 0;
-        if (fd >= 0)
-            r = object_capture_mapped(pd, fd, snapshot, &object, ret_error);
-        vma->object = object;
-    }
+    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
+        if (snapshot->vmas[i].kind == SNAPSHOT_VMA_OBJECT)
+            r = capture_mapping(pid, pd, snapshot, &snapshot->vmas[i], ret_error);
+    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
+        if (is_shared_of_object(snapshot, &snapshot->vmas[i]))
+            r = capture_mapping(pid, pd, snapshot, &snapshot->vmas[i], ret_error);
     return r;
 }
 

@@ -397,11 +397,15 @@ static bool is_file_kind(const char *name)
     return strcmp(name, "file") == 0 || strcmp(name, "memfd") == 0;
 }
 
-static object_id_t find_inode(const struct snapshot *snapshot, const struct stat *stat)
+/* An object of this file that can be mapped in the same way as one with these flags. */
+static object_id_t find_inode(const struct snapshot *snapshot, const struct stat *stat, int flags)
 {
     for (size_t i = 0; i < snapshot->objects_count; i++) {
         const struct snapshot_object *row = &snapshot->objects[i];
-        if (row->inode == stat->st_ino && row->device_major == major(stat->st_dev) &&
+        unsigned access = row->status_flags & O_ACCMODE;
+        bool is_fit = !(row->status_flags & O_PATH) &&
+                      (access == O_RDWR || (access == O_RDONLY && (flags & O_ACCMODE) == O_RDONLY));
+        if (is_fit && row->inode == stat->st_ino && row->device_major == major(stat->st_dev) &&
             row->device_minor == minor(stat->st_dev) &&
             is_file_kind((const char *)snapshot->blobs + row->kind_offset))
             return row->id;
@@ -415,7 +419,7 @@ int object_capture_mapped(struct native_pd *pd, int fd, struct snapshot *snapsho
     struct stat stat;
     if (fstat(fd, &stat) < 0)
         return error_errno(ret_error, -errno, "looking at a mapped file");
-    *ret_object = find_inode(snapshot, &stat);
+    *ret_object = find_inode(snapshot, &stat, fcntl(fd, F_GETFL));
     if (*ret_object)
         return 0;
     _cleanup_(capturing_end) struct capturing all = {.snapshot = snapshot, .pd = pd};

@@ -4,6 +4,7 @@
 #include "subject.h"
 
 #include <alloca.h>
+#include <sys/wait.h>
 
 #define PAGE 4096
 
@@ -319,6 +320,75 @@ static void shared_anonymous_is_one_object(void)
     fill(first, 4 * PAGE, 1);
 }
 
+/* Opened through /proc/self/map_files, it is mapped privately as well: what is written shows in all three. */
+static void shared_anonymous_is_a_file_too(void)
+{
+    char *shared = MUST(mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    char path[96], found = 0;
+
+    fill(shared, 2 * PAGE, 1);
+    snprintf(path, sizeof path, "/proc/self/map_files/%lx-%lx", (long)shared, (long)shared + 4 * PAGE);
+    int fd = open(path, O_RDWR);
+    if (fd < 0 && errno == EPERM)
+        skip("opening what is mapped takes CAP_CHECKPOINT_RESTORE");
+    MUST(fd);
+    char *private = MUST(mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, PAGE));
+    private[PAGE] = 'p';
+    be_checkpointed();
+    CHECK(is_filled(shared, 2 * PAGE, 1) && memcmp(private, shared + PAGE, PAGE) == 0);
+    CHECK_EQUAL(private[PAGE], 'p');
+    CHECK_EQUAL(shared[2 * PAGE], 0);
+    shared[3 * PAGE] = 's';
+    CHECK_EQUAL(private[2 * PAGE], 's');
+    CHECK_EQUAL(pread(fd, &found, 1, 3 * PAGE), 1);
+    CHECK_EQUAL(found, 's');
+    shared[3 * PAGE] = 0;
+}
+
+/* The only selector left may only read, the mapping may write. */
+static void memfd_is_kept_for_reading(void)
+{
+    int fd = MUST(memfd_create("two ways", 0));
+    char path[32], found = 0;
+
+    MUST(ftruncate(fd, PAGE));
+    char *shared = MUST(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int reading = MUST(open(path, O_RDONLY));
+    close(fd);
+    be_checkpointed();
+    shared[1] = 'w';
+    CHECK_EQUAL(pread(reading, &found, 1, 1), 1);
+    CHECK_EQUAL(found, 'w');
+    CHECK(write(reading, "x", 1) < 0 && errno == EBADF);
+}
+
+static bool runs(int fd)
+{
+    static char *const none[] = {"true", NULL};
+    int status;
+    pid_t child = MUST(fork());
+
+    if (child == 0) {
+        syscall(SYS_execveat, fd, "", none, none + 1, 0x1000 /* AT_EMPTY_PATH */);
+        _exit(errno);
+    }
+    MUST(waitpid(child, &status, 0));
+    return status == 0;
+}
+
+/* What memfd_create(2) yields counts as no writer: it can be executed (not so, ETXTBSY, if opened anew). */
+static void memfd_can_be_executed(void)
+{
+    int fd = MUST(memfd_create("program", 0));
+
+    CHECK_EQUAL(write(fd, "#!/bin/true", 11), 11);
+    CHECK(runs(fd));
+    be_checkpointed();
+    CHECK(runs(fd));
+    CHECK_EQUAL(lseek(fd, 0, SEEK_CUR), 11);
+}
+
 /* ---- advice ---- */
 
 static void advice(void)
@@ -392,6 +462,9 @@ const struct subject subjects[] = {
     {"shared", shared_with_another_process, shared_with_another_process_peer,
      .skip = "cold: nobody can tell that another process maps it too"},
     {"shared-anonymous", shared_anonymous_is_one_object},
+    {"shared-anonymous-file", shared_anonymous_is_a_file_too},
+    {"memfd-for-reading", memfd_is_kept_for_reading},
+    {"memfd-program", memfd_can_be_executed},
     {"advice", advice},
     {"huge-pages", huge_pages_of_a_pool},
     {0},
