@@ -515,6 +515,25 @@ def test_slot_of_killed_restore(context):
     chaos.report()
 
 
+@timeout(240)
+def test_restore_after_a_killed_restore(context):
+    """A restore begins with what the last one has left undone, by programs in the twin, one over the other."""
+    chaos = Chaos(context, "leader")
+
+    def one(first, second):
+        chaos.park(CHECKPOINT)
+        for verb, moment in (["restore"], ["--at", first]), (["restore", "--keep"], ["--entry", "--at", second]):
+            if chaos.state == PARKED:
+                said = chaos.strike(verb, "--signal", int(signal.SIGKILL), "--changes", *moment)
+                chaos.judge(verb, said, signal.SIGKILL)
+        chaos.finish_round()
+
+    for first in (30, 33, 36, 39):
+        for second in range(12, 26):
+            chaos.guarded(one, first, second)
+    chaos.report()
+
+
 @timeout(120)
 @each(verb=["restore", "keep", "drop", "checkpoint"])
 def test_parent_that_collects_only_its_own(context, verb):

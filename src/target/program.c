@@ -246,10 +246,21 @@ int program_await(struct target *target, struct target_thread *thread, const str
     }
 }
 
+int program_leave(struct target *target, struct reseat_error **ret_error)
+{
+    struct target_thread *leader = &target->threads[0];
+    if (!target->keeps_scratch || !leader->is_moved)
+        return 0;
+    int r = target_move_thread(leader, leader->regs, 0);
+    return r < 0 ? error_errno(ret_error, r, "putting thread %d to sleep", leader->tid) : 0;
+}
+
 int program_run(struct target *target, const struct program *program, struct reseat_error **ret_error)
 {
     struct target_thread *leader = &target->threads[0];
-    int r = target_flush_scratch(target, ret_error);
+    int r = program_leave(target, ret_error);
+    if (r == 0)
+        r = target_flush_scratch(target, ret_error);
     if (r == 0)
         r = program_start(target, leader, program, ret_error);
     if (r == 0)

@@ -223,6 +223,9 @@ int program_await(struct target *target, struct target_thread *thread, const str
                   struct reseat_error **ret_error);
 /* Lets a thread that stands at a report go on to the next report of the same program. */
 int program_continue(struct target *target, struct target_thread *thread, struct reseat_error **ret_error);
+/* A twin that stands at the report of an earlier program goes back to its sleep, before another program is
+ * written over that one: if we died in between it would run on in the middle of something else. */
+int program_leave(struct target *target, struct reseat_error **ret_error);
 /* The usual way for the leader: writes the part, runs the program up to its report, fetches the results,
  * checks them. */
 int program_run(struct target *target, const struct program *program, struct reseat_error **ret_error);

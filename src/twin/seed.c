@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <string.h>
@@ -13,7 +14,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define RETRY_NS 500000
+#define RETRY_NS       500000
+#define FORMER_POLL_NS 200000
 
 static int report_gone(const struct snapshot_process *process, struct reseat_error **ret_error)
 {
@@ -64,6 +66,33 @@ static int close_passing(struct target *twin, uint64_t selector, uint64_t word_a
     return r;
 }
 
+/* A restore that was killed just behind its point of no return leaves a process that completes itself, on
+ * these very pages, and ends the twin as its first act; one that was killed before leaves a process that is
+ * about to die. Either takes as long as the scheduler pleases, and nothing must be written here until it is
+ * over. */
+static int await_former_restore(const struct target *twin, const struct snapshot_process *process,
+                                struct reseat_error **ret_error)
+{
+    uint64_t start_ns = now_ns();
+    struct proc_stat stat;
+    while (proc_stat_of((pid_t)process->pid, &stat) == 0 && stat.state != 'Z' && stat.state != 'X') {
+        int order = sys_kcmp(twin->pid, (pid_t)process->pid, KCMP_VM, 0, 0);
+        if (proc_stat_of(twin->pid, &stat) < 0 || stat.state == 'Z' || stat.state == 'X')
+            return report_gone(process, ret_error);
+        if (order != 0)
+            return 0; /* somebody else with the number, or gone */
+        if (now_ns() - start_ns > TARGET_STOP_TIMEOUT_NS)
+            return error_set(
+                ret_error, -EBUSY,
+                "process %u runs in the memory of the twin %u: another restore of it is under way",
+                process->pid, process->twin);
+        nanosleep(&(struct timespec){.tv_nsec = FORMER_POLL_NS}, NULL);
+    }
+    return proc_stat_of(twin->pid, &stat) < 0 || stat.state == 'Z' || stat.state == 'X'
+               ? report_gone(process, ret_error)
+               : 0;
+}
+
 int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct reseat_error **ret_error)
 {
     const struct snapshot_process *process = &snapshot->process;
@@ -105,6 +134,9 @@ int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct r
             "process %u was not killed by this checkpoint, because Reseat was killed just then, and has "
             "run on in the memory of its twin: there is nothing to restore; drop it",
             process->pid);
+    r = await_former_restore(&twin, process, ret_error);
+    if (r < 0)
+        return r;
     if (header.report_signal != SIGURG && header.report_signal != SIGWINCH && header.report_signal != SIGCHLD)
         return error_set(ret_error, -EBADMSG, "the header of the twin %d is damaged", twin.pid);
     twin.report_signal = (int)header.report_signal;
@@ -145,7 +177,9 @@ static int64_t clone_once(struct target *twin, uint64_t arguments, const struct 
     twin_add_region_marks(&program, regions, true);
     program_report(&program, twin->report_signal, twin->ns_pid, thread->ns_tid);
     program_park(&program);
-    r = target_flush_scratch(twin, ret_error);
+    r = program_leave(twin, ret_error);
+    if (r == 0)
+        r = target_flush_scratch(twin, ret_error);
     if (r == 0) {
         r = target_set_options(twin, thread->tid,
                                PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK);
