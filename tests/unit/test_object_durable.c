@@ -69,6 +69,15 @@ static void set_up_deleted(void)
     MUST(write(fd, "moved", 5));
     put_at(24, fd);
     MUST(rename(test_path("old"), test_path("new")));
+    MUST(mkdir(test_path("outer"), 0700));
+    MUST(mkdir(test_path("outer/inner"), 0750));
+    put_at(25, MUST(open(test_path("outer/inner"), O_DIRECTORY)));
+    MUST(rmdir(test_path("outer/inner")));
+    MUST(rmdir(test_path("outer")));
+    MUST(mkfifo(test_path("gone-fifo"), 0600));
+    MUST(chmod(test_path("gone-fifo"), 0751));
+    put_at(26, MUST(open(test_path("gone-fifo"), O_RDWR)));
+    MUST(unlink(test_path("gone-fifo")));
 }
 
 static void look_at_deleted(void)
@@ -83,6 +92,8 @@ static void look_at_deleted(void)
     EXPECT(fstat(22, &a) == 0 && S_ISDIR(a.st_mode) && a.st_nlink == 0);
     EXPECT(fstat(23, &a) == 0 && a.st_nlink == 1);
     EXPECT(pread(24, text, 5, 0) == 5 && memcmp(text, "moved", 5) == 0);
+    EXPECT(fstat(25, &a) == 0 && S_ISDIR(a.st_mode) && a.st_nlink == 0 && (a.st_mode & 0777) == 0750);
+    EXPECT(fstat(26, &a) == 0 && S_ISFIFO(a.st_mode) && a.st_nlink == 0 && (a.st_mode & 0777) == 0751);
 }
 
 static void test_deleted(void **state)
@@ -92,6 +103,25 @@ static void test_deleted(void **state)
 }
 
 /* ---- what is judged ---- */
+
+static void set_up_privileged(void)
+{
+    put_at(20, MUST(open(test_path("set-user-id"), O_CREAT | O_RDWR, 0600)));
+    MUST(fchmod(20, 04755));
+    MUST(unlink(test_path("set-user-id")));
+}
+
+/* No image gives a set-user-id bit: that is said beforehand. */
+static void test_privileged(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    capture_subject(set_up_privileged, &snapshot);
+    assert_int_equal(object_judge_cold(&snapshot, NULL, &verdicts, &error), 0);
+    assert_int_equal(fate_of(&verdicts, 20), OBJECT_DEGRADED);
+}
 
 static void set_up_judged(void)
 {
@@ -283,6 +313,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_files, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_deleted, make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_privileged, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_judged, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_pipes, make_directory, remove_directory),
         cmocka_unit_test(test_rows),

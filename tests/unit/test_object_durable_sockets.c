@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 /* ---- helpers ---- */
@@ -288,6 +289,123 @@ static void test_names(void **state)
     expect_recreated(set_up_names, look_at_names);
 }
 
+/* ---- names that are taken, or lie nowhere ---- */
+
+static void bind_to(int selector, const char *name)
+{
+    struct sockaddr_un address;
+    socklen_t length = address_of(name, &address);
+    MUST(bind(selector, (struct sockaddr *)&address, length));
+}
+
+static void set_up_removed(void)
+{
+    /* A named pair of packets, with itself in its queues. */
+    int fds[2] = {20, 21};
+    pair_at(SOCK_DGRAM, 20, 21);
+    bind_to(20, "@reseat-pair-0");
+    bind_to(21, "@reseat-pair-1");
+    send_fds(20, "20 to 21", &fds[0], 1);
+    send_fds(20, "21 to 21", &fds[1], 1);
+    send_fds(21, "20 to 20", &fds[0], 1);
+    /* Two of one name in a directory that is no more, and who sends to them. */
+    MUST(mkdir(test_path("no-more"), 0700));
+    for (int i = 30; i < 34; i += 2) {
+        bound_at(i, SOCK_DGRAM, test_path("no-more/packets"));
+        put_at(i + 1, MUST(socket(AF_UNIX, SOCK_DGRAM, 0)));
+        MUST(connect_to(i + 1, test_path("no-more/packets")));
+        MUST(unlink(test_path("no-more/packets")));
+    }
+    MUST(write(31, "queued", 6));
+    /* A listener there, with a connection and one that waits. */
+    bound_at(34, SOCK_STREAM, test_path("no-more/stream"));
+    MUST(listen(34, 3));
+    put_at(35, MUST(socket(AF_UNIX, SOCK_STREAM, 0)));
+    MUST(connect_to(35, test_path("no-more/stream")));
+    put_at(36, MUST(accept(34, NULL, NULL)));
+    put_at(37, MUST(socket(AF_UNIX, SOCK_STREAM, 0)));
+    MUST(connect_to(37, test_path("no-more/stream")));
+    MUST(unlink(test_path("no-more/stream")));
+    MUST(rmdir(test_path("no-more")));
+    /* One in whose place there is a FIFO, and one in whose place there is another socket. */
+    bound_at(40, SOCK_DGRAM, test_path("fifo"));
+    MUST(unlink(test_path("fifo")));
+    MUST(mkfifo(test_path("fifo"), 0600));
+    bound_at(41, SOCK_STREAM, test_path("twice"));
+    MUST(unlink(test_path("twice")));
+    bound_at(42, SOCK_STREAM, test_path("twice"));
+    MUST(listen(42, 1));
+}
+
+static void expect_name(int selector, const char *name)
+{
+    struct sockaddr_un expected, found = {0};
+    socklen_t length = sizeof found, expected_length = address_of(name, &expected);
+    EXPECT(getsockname(selector, (struct sockaddr *)&found, &length) == 0 && length == expected_length);
+    EXPECT(memcmp(&found, &expected, length) == 0);
+}
+
+static void look_at_removed(void)
+{
+    char text[16];
+    int fds[8];
+    struct stat stat;
+    expect_name(20, "@reseat-pair-0");
+    expect_name(21, "@reseat-pair-1");
+    EXPECT(receive(21, text, sizeof text, fds, NULL) == 1 && same_object(fds[0], 20));
+    EXPECT(receive(21, text, sizeof text, fds, NULL) == 1 && same_object(fds[0], 21));
+    EXPECT(receive(20, text, sizeof text, fds, NULL) == 1 && same_object(fds[0], 20));
+    expect_name(30, test_path("no-more/packets"));
+    expect_name(32, test_path("no-more/packets"));
+    expect_received(30, "queued");
+    MUST(write(31, "to 30", 5));
+    MUST(write(33, "to 32", 5));
+    expect_received(30, "to 30");
+    expect_received(32, "to 32");
+    expect_name(36, test_path("no-more/stream"));
+    MUST(write(36, "accepted", 8));
+    expect_received(35, "accepted");
+    int accepted = MUST(accept(34, NULL, NULL));
+    MUST(write(37, "waited", 6));
+    expect_received(accepted, "waited");
+    EXPECT(lstat(test_path("no-more"), &stat) < 0 && errno == ENOENT);
+    expect_name(40, test_path("fifo"));
+    EXPECT(lstat(test_path("fifo"), &stat) == 0 && S_ISFIFO(stat.st_mode));
+    expect_name(41, test_path("twice"));
+    int client = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+    MUST(connect_to(client, test_path("twice")));
+    MUST(accept(42, NULL, NULL));
+}
+
+static void test_removed(void **state)
+{
+    (void)state;
+    if (geteuid() != 0)
+        skip(); /* who connects to a socket without a file needs CAP_NET_ADMIN */
+    expect_recreated(set_up_removed, look_at_removed);
+}
+
+/* A file that was moved is not where the name says. */
+static void set_up_moved(void)
+{
+    bound_at(20, SOCK_STREAM, test_path("before"));
+    MUST(listen(20, 1));
+    MUST(rename(test_path("before"), test_path("after")));
+}
+
+static void test_moved(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    if (geteuid() != 0)
+        skip(); /* where it is needs CAP_NET_ADMIN, too */
+    capture_subject(set_up_moved, &snapshot);
+    assert_int_equal(object_judge_cold(&snapshot, NULL, &verdicts, &error), 0);
+    assert_int_equal(fate_of(&verdicts, 20), OBJECT_DEGRADED);
+}
+
 /* ---- credentials ---- */
 
 static void set_up_credentials(void)
@@ -500,6 +618,8 @@ int main(void)
         cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_flight),
         cmocka_unit_test_setup_teardown(test_names, make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_removed, make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_moved, make_directory, remove_directory),
         cmocka_unit_test(test_credentials),
         cmocka_unit_test(test_outside),
         cmocka_unit_test(test_undisturbed),

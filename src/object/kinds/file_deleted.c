@@ -1,6 +1,7 @@
 /* What was deleted, out of a durable image: a file with its content, or an empty directory, is made where it
  * was and loses its name at once, so that /proc shows the same; where its name is taken, or its directory is
- * not there any more, one that never had a name takes its place (open(2) O_TMPFILE). */
+ * not there any more, one that never had a name takes its place (open(2) O_TMPFILE), or one that had another.
+ */
 #include "object/kinds/file_durable.h"
 
 #include <errno.h>
@@ -30,18 +31,23 @@ static int make_nameless_file(const char *path, unsigned flags)
     return fd < 0 ? -errno : fd;
 }
 
-static int make_nameless_directory(const char *path)
+/* Removes it once it is open. */
+static int open_directory_once(int parent, const char *name)
 {
-    const char *name;
-    _cleanup_close_ int parent = place_open_parent(path, &name);
-    if (parent < 0)
-        return parent;
-    if (mkdirat(parent, name, 0700) < 0)
-        return -errno;
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     int r = fd < 0 ? -errno : fd;
     unlinkat(parent, name, AT_REMOVEDIR);
     return r;
+}
+
+static int make_nameless_directory(const char *path)
+{
+    const char *name;
+    char other[] = "/tmp/.reseat-XXXXXX";
+    _cleanup_close_ int parent = place_open_parent(path, &name);
+    if (parent >= 0 && mkdirat(parent, name, 0700) == 0)
+        return open_directory_once(parent, name);
+    return mkdtemp(other) ? open_directory_once(AT_FDCWD, other) : -errno;
 }
 
 /* Owner and times are as they were if we may; the mode always is. */
@@ -52,8 +58,9 @@ static int give_attributes(const struct object_view *view, const struct file_sta
                                  .tv_nsec = (state->modified_ns % 1000000000 + 1000000000) % 1000000000}};
     (void)!fchown(fd, state->uid, state->gid);
     futimens(fd, times);
-    /* No set-user-id bit from an image. */
-    return fchmod(fd, view->row->mode & 01777) < 0 ? -errno : 0;
+    /* No set-user-id bit from an image; of a directory, the group's is none. */
+    unsigned mask = S_ISDIR(view->row->mode) ? 03777 : 01777;
+    return fchmod(fd, view->row->mode & mask) < 0 ? -errno : 0;
 }
 
 /* A new one in its place, with content and attributes. */

@@ -200,9 +200,13 @@ static int judge_file(const struct object_view *view, const struct object_option
     struct stat stat;
     if ((state.flags & FILE_DELETED) && S_ISREG(view->row->mode)) {
         struct object_view first = view_of(view->snapshot, view_next_of_inode(view, 0));
-        if (file_state_of(&first).flags & FILE_HAS_CONTENT)
+        bool has_content = file_state_of(&first).flags & FILE_HAS_CONTENT;
+        if (has_content && !(view->row->mode & (S_ISUID | S_ISGID)))
             return 0;
-        *ret_fate = OBJECT_LOST;
+        *ret_fate = has_content ? OBJECT_DEGRADED : OBJECT_LOST;
+        if (has_content)
+            return describe_as(ret_sentence, "it was deleted, and comes back without its set-user-id and "
+                                             "set-group-id bits, which no image may give");
         return describe_as(ret_sentence, "it was deleted, and its content is not in the image");
     }
     if (state.flags & (FILE_DELETED | FILE_OWN_PROC))

@@ -396,8 +396,10 @@ static int recreate_fifo(struct object_making *making, const struct object_view 
         fd = is_deleted ? make_nameless_fifo(path_of(view)) : open_fifo(path_of(view));
         if (fd < 0)
             return error_errno(ret_error, fd, "opening FIFO %s again", path_of(view));
+        if (is_deleted && fchmod(fd, view->row->mode & 01777) < 0)
+            r = -errno;
         /* Somebody else may have kept it open, and what was in it is still there. */
-        if (ioctl(fd, FIONREAD, &waiting) == 0 && waiting == 0)
+        if (r == 0 && ioctl(fd, FIONREAD, &waiting) == 0 && waiting == 0)
             r = make_content(making, view, fd);
         given = fd;
     }

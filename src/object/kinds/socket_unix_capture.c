@@ -244,26 +244,42 @@ static int add_names(struct object_capture *capture, struct unix_state *state)
     return r == 0 ? add_padded(capture, peer.sun_path, state->peer_name_length) : r;
 }
 
-static void note_file(const struct object_capture *capture, const struct unix_facts *facts,
-                      struct unix_state *state)
+/* The file is not at the name: it was removed, or it is somewhere else, where we cannot put it. */
+static int note_file_gone(struct object_capture *capture, struct unix_state *state)
+{
+    struct stat stat;
+    _cleanup_close_ int place = unix_open_file(capture->cap);
+    state->flags |= UNIX_FILE_REMOVED;
+    if (place < 0 || fstat(place, &stat) < 0 || stat.st_nlink == 0)
+        return 0;
+    return capture_degraded(capture, "its file is not where it was bound (it was moved, or the process has "
+                                     "changed its directory): it comes back without a file, and nobody can "
+                                     "connect to it");
+}
+
+static int note_file(struct object_capture *capture, const struct unix_facts *facts, struct unix_state *state)
 {
     const char *name = (const char *)capture->state + sizeof *state;
-    char path[UNIX_NAME_MAX + 1];
+    char path[UNIX_NAME_MAX + 64];
     struct stat stat;
     if (state->name_length == 0 || name[0] == '\0')
-        return;
-    snprintf(path, sizeof path, "%.*s", (int)state->name_length, name);
-    if (name[0] != '/')
-        return; /* relative to a directory that may have changed since */
+        return 0;
+    /* A relative one was bound in a directory that may have changed since. */
+    if (name[0] != '/' && facts->file_inode == 0)
+        return 0;
+    if (name[0] == '/')
+        snprintf(path, sizeof path, "%.*s", (int)state->name_length, name);
+    else
+        snprintf(path, sizeof path, "/proc/%d/cwd/%.*s", capture_target(capture), (int)state->name_length,
+                 name);
     bool is_there = lstat(path, &stat) == 0 && S_ISSOCK(stat.st_mode) &&
                     (facts->file_inode == 0 || (uint32_t)stat.st_ino == facts->file_inode);
-    if (!is_there) {
-        state->flags |= UNIX_FILE_REMOVED;
-        return;
-    }
+    if (!is_there)
+        return note_file_gone(capture, state);
     state->file_mode = stat.st_mode & 07777;
     state->file_uid = stat.st_uid;
     state->file_gid = stat.st_gid;
+    return 0;
 }
 
 static int note_facts(struct object_capture *capture, struct unix_state *state)
@@ -276,7 +292,9 @@ static int note_facts(struct object_capture *capture, struct unix_state *state)
     socklen_t length = sizeof listening;
     getsockopt(capture->cap, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
     state->flags |= listening ? UNIX_LISTENING : 0;
-    note_file(capture, &facts, state);
+    int r_file = note_file(capture, &facts, state);
+    if (r_file < 0)
+        return r_file;
     if (r < 0) {
         state->backlog = 128;
         return capture_degraded(capture, "the kernel does not say who is at its other end (another network "

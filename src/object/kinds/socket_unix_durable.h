@@ -78,8 +78,13 @@ bool unix_has_name(const struct object_view *view);
 bool unix_has_same_name(const struct object_view *a, const struct object_view *b);
 /* 0 also if it has none. */
 int unix_bind_name(const struct object_view *view, int fd);
-/* The file of a socket's absolute name. */
-void unix_remove_file(const struct object_view *view);
+/* The file of a socket's absolute name, if it is that socket's. */
+void unix_remove_file(const struct object_view *view, int fd);
+/* What a socket is bound to, as a place (O_PATH), wherever it is now; -ENOENT: to none. */
+int unix_open_file(int fd);
+/* By which a socket of ours is reached, while `ret_place` is open (negative: by its name). */
+socklen_t unix_reachable_address(const struct object_view *view, int cap, int *ret_place,
+                                 struct sockaddr_un *ret_address);
 /* A socket's file, and nothing else. */
 void unix_remove_socket(const char *path);
 

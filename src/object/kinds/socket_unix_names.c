@@ -1,12 +1,23 @@
 /* Names of unix sockets at a restore, unix(7): binding to them, where they are free or only a dead socket's
- * file stands there; taking such files away. */
+ * file stands there; taking such files away. A socket whose file was removed has a name that may be another's
+ * by now, or lie in a directory that is no more: it is bound below a root directory of its own, chroot(2), in
+ * which the same name is free. Sockets inside are reached not by name but by what they are bound to
+ * (SIOCUNIXFILE, Linux 4.13; needs CAP_NET_ADMIN). */
 #include "object/kinds/socket_unix_durable.h"
+#include "object/unix_diag.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+
+#ifndef SIOCUNIXFILE
+#define SIOCUNIXFILE 0x89e0
+#endif
 
 socklen_t unix_make_address(const char *name, uint32_t length, struct sockaddr_un *ret_address)
 {
@@ -104,26 +115,106 @@ static int bind_here(const struct object_view *view, int fd)
     return r;
 }
 
+/* ---- names that are taken, or lie nowhere ---- */
+
+int unix_open_file(int fd)
+{
+    int place = ioctl(fd, SIOCUNIXFILE);
+    return place < 0 ? -errno : place;
+}
+
+socklen_t unix_reachable_address(const struct object_view *view, int cap, int *ret_place,
+                                 struct sockaddr_un *ret_address)
+{
+    struct sockaddr_un own;
+    socklen_t length = unix_own_address(view, &own);
+    *ret_place = own.sun_path[0] ? unix_open_file(cap) : -EBADF;
+    if (*ret_place < 0) {
+        *ret_address = own;
+        return length;
+    }
+    char path[32];
+    int path_length = snprintf(path, sizeof path, "/proc/self/fd/%d", *ret_place);
+    return unix_make_address(path, (uint32_t)path_length, ret_address);
+}
+
+/* Makes the directories of a path, or removes them again, the innermost first. */
+static void each_directory(char *path, bool is_removing)
+{
+    char *first = path + strspn(path, "/"), *slash = first;
+    for (; !is_removing && (slash = strchr(slash, '/')); *slash++ = '/') {
+        *slash = '\0';
+        mkdir(path, 0700);
+    }
+    while (is_removing && (slash = strrchr(first, '/'))) {
+        *slash = '\0';
+        rmdir(path);
+    }
+}
+
+/* In a process of its own, which has nothing but this to do with its root directory: its exit status. */
+static int bind_below(const char *root, struct sockaddr_un *address, socklen_t length, int fd)
+{
+    if (chroot(root) < 0 && (errno != EPERM || unshare(CLONE_NEWUSER) < 0 || chroot(root) < 0))
+        return errno;
+    if (chdir("/") < 0)
+        return errno;
+    char path[sizeof address->sun_path + 1] = "";
+    memcpy(path, address->sun_path, sizeof address->sun_path);
+    each_directory(path, false);
+    int r = bind(fd, (struct sockaddr *)address, length) < 0 ? errno : 0;
+    unlink(path);
+    each_directory(path, true);
+    return r;
+}
+
+static int bind_elsewhere(struct sockaddr_un *address, socklen_t length, int fd)
+{
+    char root[] = "/tmp/.reseat-XXXXXX";
+    if (!mkdtemp(root))
+        return -errno;
+    int status, r = 0;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(bind_below(root, address, length, fd));
+    if (pid < 0)
+        r = -errno;
+    while (pid > 0 && (r = waitpid(pid, &status, 0) < 0 ? -errno : 0) == -EINTR)
+        ;
+    rmdir(root);
+    if (pid < 0 || r < 0)
+        return r;
+    return WIFEXITED(status) ? -WEXITSTATUS(status) : -EIO;
+}
+
 int unix_bind_name(const struct object_view *view, int fd)
 {
     struct sockaddr_un address;
     int before = -EBADF, r = 0;
     if (!unix_has_name(view))
         return 0;
-    unix_own_address(view, &address);
+    socklen_t length = unix_own_address(view, &address);
+    bool is_removed = address.sun_path[0] && (unix_parts_of(view).state.flags & UNIX_FILE_REMOVED);
+    /* Only who can reach it without its file: if we may not, that is said before it is bound. */
+    if (is_removed && unix_open_file(fd) != -EPERM && bind_elsewhere(&address, length, fd) == 0)
+        return 0;
     if (address.sun_path[0] && address.sun_path[0] != '/')
         r = enter_directory(view->snapshot, &before);
     if (r == 0)
         r = bind_here(view, fd);
     leave_directory(before);
     base_close(&before);
-    return r;
+    return r < 0 && is_removed ? bind_elsewhere(&address, length, fd) : r;
 }
 
-void unix_remove_file(const struct object_view *view)
+/* At its path may stand the file of another socket. */
+void unix_remove_file(const struct object_view *view, int fd)
 {
+    _cleanup_(unix_facts_end) struct unix_facts facts = {0};
     struct sockaddr_un address;
+    struct stat own, found;
     unix_own_address(view, &address);
-    if (address.sun_path[0] == '/')
+    if (address.sun_path[0] == '/' && fstat(fd, &own) == 0 && unix_facts_read(own.st_ino, &facts) == 0 &&
+        lstat(address.sun_path, &found) == 0 && (uint32_t)found.st_ino == facts.file_inode)
         unix_remove_socket(address.sun_path);
 }

@@ -80,7 +80,8 @@ static int connect_through(struct object_making *making, const struct object_vie
     _cleanup_close_ int fd = new_socket(listener);
     if (fd >= 0 && client)
         r = unix_bind_name(client, fd);
-    socklen_t length = unix_own_address(listener, &address);
+    _cleanup_close_ int place = -EBADF;
+    socklen_t length = unix_reachable_address(listener, listening, &place, &address);
     if (fd < 0 || r < 0 || connect(fd, (struct sockaddr *)&address, length) < 0)
         return error_errno(ret_error, r < 0 ? r : -errno, "connecting to its listener");
     int accepted = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
@@ -91,11 +92,14 @@ static int connect_through(struct object_making *making, const struct object_vie
     return 0;
 }
 
-/* The name of an end that no listener inside has given it: if it is free, for the moment. */
+/* The name of an end that no listener inside has given it: if it is free. The file is the listener's, except
+ * where there is none. */
 static void try_bind(const struct object_view *view, int fd)
 {
-    if (unix_has_name(view) && unix_bind_name(view, fd) == 0)
-        unix_remove_file(view);
+    struct unix_state state = unix_parts_of(view).state;
+    bool is_own_file = state.type == SOCK_DGRAM && !(state.flags & UNIX_FILE_REMOVED);
+    if (unix_has_name(view) && unix_bind_name(view, fd) == 0 && !is_own_file)
+        unix_remove_file(view, fd);
 }
 
 static bool is_listener_usable(const struct object_making *making, object_id_t listener)
@@ -150,6 +154,15 @@ static int make_connected(struct object_making *making, const struct object_view
     return r < 0 ? r : r_own;
 }
 
+/* The peer has this one for its peer, too, and is another: not itself, by its own name. */
+static bool is_mutual(const struct object_view *view, object_id_t peer)
+{
+    if (!peer || peer == view_id(view))
+        return false;
+    struct object_view other = view_of(view->snapshot, peer);
+    return unix_parts_of(&other).state.peer_inode == view->row->inode;
+}
+
 int unix_recreate(struct object_making *making, const struct object_view *view,
                   struct reseat_error **ret_error)
 {
@@ -157,12 +170,9 @@ int unix_recreate(struct object_making *making, const struct object_view *view,
     if (!(state.flags & UNIX_CONNECTED) || unix_find_listener(view))
         return make_single(making, view, ret_error);
     object_id_t peer = unix_find_inode(view->snapshot, state.peer_inode);
-    struct object_view other = peer ? view_of(making->snapshot, peer) : *view;
-    bool is_mutual = peer && peer != view_id(view) && /* not by its own name, to itself */
-                     unix_parts_of(&other).state.peer_inode == view->row->inode;
-    if (is_mutual && making_has(making, peer)) /* a given one: it cannot be joined */
+    if (is_mutual(view, peer) && making_has(making, peer)) /* a given one: it cannot be joined */
         return make_connected(making, view, 0, ret_error);
-    if (is_mutual)
+    if (is_mutual(view, peer))
         return make_connected(making, view, peer, ret_error);
     /* Packets go to whoever has the name: connected in pass 2. */
     if (state.type == SOCK_DGRAM && state.peer_name_length)
@@ -246,13 +256,14 @@ static int find_sender(struct object_making *making, const struct unix_message_v
 }
 
 static int fill_with(struct object_making *making, const struct object_view *view, int sender,
-                     const struct unix_message_view *message)
+                     bool is_connected, const struct unix_message_view *message)
 {
     int fds[UNIX_OBJECTS_MAX];
     struct sockaddr_un own;
-    struct unix_state state = unix_parts_of(view).state;
-    /* A pair without names is connected both ways. */
-    socklen_t length = state.type == SOCK_DGRAM && unix_has_name(view) ? unix_own_address(view, &own) : 0;
+    _cleanup_close_ int place = -EBADF;
+    socklen_t length = 0;
+    if (!is_connected)
+        length = unix_reachable_address(view, making->set->caps[view_id(view)], &place, &own);
     for (size_t i = 0; i < message->header.object_count; i++) {
         uint32_t object;
         memcpy(&object, message->objects + i * sizeof object, sizeof object);
@@ -277,19 +288,20 @@ static int fill_queue(struct object_making *making, const struct object_view *vi
     int partner = making->partners[view_id(view)];
     if (partner < 0 && peer && making->states[peer] == MAKING_MADE)
         partner = making->set->caps[peer];
+    /* Of a pair of packets nobody but the other end may send, named or not. */
+    bool is_connected =
+        partner >= 0 && (parts.state.type != SOCK_DGRAM || !unix_has_name(view) || is_mutual(view, peer));
     struct unix_message_view message;
     int r = 0;
     for (size_t i = 0; r == 0 && i < parts.state.message_count; i++) {
         bool is_new = false;
         if (!unix_next_message(view, &offset, &message))
             return view_bad(view, ret_error, "message %zu is cut off", i);
-        int sender = partner >= 0 && (parts.state.type != SOCK_DGRAM || !unix_has_name(view))
-                         ? partner
-                         : find_sender(making, &message, &is_new);
+        int sender = is_connected ? partner : find_sender(making, &message, &is_new);
         if (sender < 0)
             return error_errno(ret_error, sender, "finding a sender for what is queued");
         socket_options_make_room(sender);
-        r = fill_with(making, view, sender, &message);
+        r = fill_with(making, view, sender, is_connected, &message);
         if (is_new)
             close(sender);
         if (r < 0)
@@ -305,7 +317,8 @@ static int connect_waiting(struct object_making *making, const struct object_vie
 {
     struct unix_parts parts = unix_parts_of(view);
     struct sockaddr_un address;
-    socklen_t length = unix_own_address(view, &address);
+    _cleanup_close_ int place = -EBADF;
+    socklen_t length = unix_reachable_address(view, making->set->caps[view_id(view)], &place, &address);
     for (size_t i = 0; i < parts.state.waiting_count; i++) {
         uint64_t inode;
         memcpy(&inode, view->state + parts.waiting + i * sizeof inode, sizeof inode);
@@ -317,14 +330,20 @@ static int connect_waiting(struct object_making *making, const struct object_vie
     return 0;
 }
 
-/* To a name that somebody may have. If nobody has it, to a socket that is about to end: then sending fails as
- * it would have. */
-static int connect_packets(const struct object_view *view, int fd)
+/* To the peer inside, whatever has become of its name; or to a name that somebody may have. If nobody has it,
+ * to a socket that is about to end: then sending fails as it would have. */
+static int connect_packets(struct object_making *making, const struct object_view *view, object_id_t peer,
+                           int fd)
 {
     struct unix_parts parts = unix_parts_of(view);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    _cleanup_close_ int place = -EBADF;
     socklen_t length = unix_make_address((const char *)view->state + parts.peer_name,
                                          parts.state.peer_name_length, &address);
+    if (peer && making->states[peer] == MAKING_MADE) {
+        struct object_view other = view_of(making->snapshot, peer);
+        length = unix_reachable_address(&other, making->set->caps[peer], &place, &address);
+    }
     if (connect(fd, (struct sockaddr *)&address, length) == 0)
         return 0;
     _cleanup_close_ int dead = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -345,13 +364,10 @@ int unix_complete(struct object_making *making, const struct object_view *view, 
         return connect_waiting(making, view, ret_error);
     int r = fill_queue(making, view, ret_error);
     object_id_t peer = unix_find_inode(view->snapshot, state.peer_inode);
-    struct object_view other = peer ? view_of(making->snapshot, peer) : *view;
-    bool is_pair =
-        peer && peer != view_id(view) && unix_parts_of(&other).state.peer_inode == view->row->inode;
-    if (r < 0 || state.type != SOCK_DGRAM || !(state.flags & UNIX_CONNECTED) || is_pair ||
+    if (r < 0 || state.type != SOCK_DGRAM || !(state.flags & UNIX_CONNECTED) || is_mutual(view, peer) ||
         !state.peer_name_length)
         return r;
-    r = connect_packets(view, cap);
+    r = connect_packets(making, view, peer, cap);
     return r < 0 ? error_errno(ret_error, r, "connecting it") : 0;
 }
 
@@ -370,8 +386,8 @@ int unix_finish(struct object_making *making, const struct object_view *view, na
         shutdown(cap, (int)state->shutdown - 1);
     if ((state->flags & UNIX_LISTENING) && listen(cap, (int)state->backlog) < 0)
         return error_errno(ret_error, -errno, "listening");
-    if ((state->flags & UNIX_FILE_REMOVED) && !(state->flags & UNIX_CONNECTED))
-        unix_remove_file(view);
+    if (state->flags & UNIX_FILE_REMOVED)
+        unix_remove_file(view, cap);
     socket_options_finish(view, parts.options, state->option_count, cap);
     return making_set_flags(cap, view->row->status_flags);
 }
