@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #ifndef SIOCUNIXFILE
 #define SIOCUNIXFILE 0x89e0
@@ -99,18 +100,37 @@ static void give_file_attributes(const struct unix_state *state, const char *pat
     (void)!chown(link, state->file_uid, state->file_gid);
 }
 
+/* Where only the file of a dead socket is in the way, it is taken away. */
+static int bind_once(const struct object_view *view, const struct sockaddr_un *address, socklen_t length,
+                     int fd)
+{
+    uint32_t type = unix_parts_of(view).state.type;
+    int r = bind(fd, (const struct sockaddr *)address, length) < 0 ? -errno : 0;
+    if (r == -EADDRINUSE && address->sun_path[0] && is_dead_socket(address, length, type)) {
+        unix_remove_socket(address->sun_path);
+        r = bind(fd, (const struct sockaddr *)address, length) < 0 ? -errno : 0;
+    }
+    return r;
+}
+
+#define GARBAGE_TRIES 20
+#define GARBAGE_NS    5000000
+
+/* Sockets that were in each other's queues when their process ended have their names until the kernel has
+ * collected them, which it begins to do, in the background, when a unix socket is closed. */
 static int bind_here(const struct object_view *view, int fd)
 {
     struct unix_state state = unix_parts_of(view).state;
     struct sockaddr_un address;
     socklen_t length = unix_own_address(view, &address);
-    bool is_path = address.sun_path[0] != '\0';
-    int r = bind(fd, (struct sockaddr *)&address, length) < 0 ? -errno : 0;
-    if (r == -EADDRINUSE && is_path && is_dead_socket(&address, length, state.type)) {
-        unix_remove_socket(address.sun_path);
-        r = bind(fd, (struct sockaddr *)&address, length) < 0 ? -errno : 0;
+    int r = bind_once(view, &address, length, fd);
+    for (int i = 0; r == -EADDRINUSE && i < GARBAGE_TRIES; i++) {
+        int other = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        base_close(&other);
+        nanosleep(&(struct timespec){.tv_nsec = GARBAGE_NS}, NULL);
+        r = bind_once(view, &address, length, fd);
     }
-    if (r == 0 && is_path)
+    if (r == 0 && address.sun_path[0])
         give_file_attributes(&state, address.sun_path);
     return r;
 }
