@@ -385,6 +385,27 @@ static void test_removed(void **state)
     expect_recreated(set_up_removed, look_at_removed);
 }
 
+/* Ordinary users cannot connect to what has no file: that is said beforehand. */
+static void test_removed_of_user(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    capture_subject(set_up_removed, &snapshot);
+    uid_t before = geteuid();
+    if (before == 0)
+        assert_return_code(seteuid(65534), errno);
+    int r = object_judge_cold(&snapshot, NULL, &verdicts, &error);
+    assert_return_code(seteuid(before), errno);
+    assert_int_equal(r, 0);
+    assert_int_equal(fate_of(&verdicts, 30), OBJECT_LOST);
+    assert_int_equal(fate_of(&verdicts, 34), OBJECT_LOST);
+    assert_int_equal(fate_of(&verdicts, 40), OBJECT_LOST);
+    assert_int_equal(fate_of(&verdicts, 20), OBJECT_RECREATED);
+    assert_int_equal(fate_of(&verdicts, 42), OBJECT_RECREATED);
+}
+
 /* A file that was moved is not where the name says. */
 static void set_up_moved(void)
 {
@@ -619,6 +640,7 @@ int main(void)
         cmocka_unit_test(test_flight),
         cmocka_unit_test_setup_teardown(test_names, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_removed, make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(test_removed_of_user, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_moved, make_directory, remove_directory),
         cmocka_unit_test(test_credentials),
         cmocka_unit_test(test_outside),

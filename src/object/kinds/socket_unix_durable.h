@@ -82,6 +82,8 @@ int unix_bind_name(const struct object_view *view, int fd);
 void unix_remove_file(const struct object_view *view, int fd);
 /* What a socket is bound to, as a place (O_PATH), wherever it is now; -ENOENT: to none. */
 int unix_open_file(int fd);
+/* Whether a socket with that name can be connected to at a restore by us. */
+bool unix_can_be_reached(const struct object_view *view);
 /* By which a socket of ours is reached, while `ret_place` is open (negative: by its name). */
 socklen_t unix_reachable_address(const struct object_view *view, int cap, int *ret_place,
                                  struct sockaddr_un *ret_address);

@@ -159,6 +159,10 @@ int unix_judge(const struct object_view *view, const struct object_options *opti
     (void)options;
     struct unix_parts parts = unix_parts_of(view);
     const struct unix_state *state = &parts.state;
+    if ((!(state->flags & UNIX_CONNECTED) || state->type == SOCK_DGRAM) && !unix_can_be_reached(view))
+        return say(OBJECT_LOST, ret_fate, ret_sentence,
+                   "its file was removed and its name cannot be had again, so that those inside who talk to "
+                   "it cannot be connected again without CAP_NET_ADMIN");
     if (state->flags & UNIX_LISTENING)
         return judge_listening(view, &parts, ret_fate, ret_sentence);
     if (state->type == SOCK_DGRAM)

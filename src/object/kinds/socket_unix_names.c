@@ -158,6 +158,25 @@ socklen_t unix_reachable_address(const struct object_view *view, int cap, int *r
     return unix_make_address(path, (uint32_t)path_length, ret_address);
 }
 
+/* Without a file it is reached only by who may ask for what it is bound to; else by its name, while that is
+ * free. */
+bool unix_can_be_reached(const struct object_view *view)
+{
+    struct sockaddr_un address;
+    struct stat stat;
+    unix_own_address(view, &address);
+    if (!(unix_parts_of(view).state.flags & UNIX_FILE_REMOVED) || !address.sun_path[0])
+        return true;
+    _cleanup_close_ int probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (probe < 0 || unix_open_file(probe) != -EPERM)
+        return true;
+    char *slash = strrchr(address.sun_path, '/');
+    if (!slash || lstat(address.sun_path, &stat) == 0)
+        return false;
+    slash[slash == address.sun_path] = '\0';
+    return faccessat(AT_FDCWD, address.sun_path, W_OK, AT_EACCESS) == 0;
+}
+
 /* Makes the directories of a path, or removes them again, the innermost first. */
 static void each_directory(char *path, bool is_removing)
 {
