@@ -40,6 +40,10 @@ static int check_mappings(const struct snapshot *snapshot, struct obstacles *obs
                 "the file %s, mapped at %#lx, has no name and no selector any more: its content comes "
                 "back as shared memory",
                 path, start);
+        else if ((vma->flags & SNAPSHOT_VMA_GUARD) && !cold_has_guards())
+            r = obstacles_add(obstacles, SEVERITY_DEGRADED, -1,
+                              "the guard pages at %#lx come back as ordinary ones: this kernel has none",
+                              start);
         else if (vma->kind == SNAPSHOT_VMA_SYSV && !cold_has_segment(snapshot, vma) &&
                  !cold_may_make_segments())
             r = obstacles_add(

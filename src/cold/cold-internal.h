@@ -64,6 +64,7 @@ struct cold_building {
     bool *is_filled; /* of each mapping: has content in the image that it needs */
 };
 
+bool cold_has_guards(void);
 bool cold_is_special(const struct snapshot_vma *vma);
 /* Moves the vDSO and its data, which keep their distances: what is at `from` goes to `to`. */
 void cold_add_special_moves(struct program_batch *batch, const struct snapshot *map, uint64_t from,

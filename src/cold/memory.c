@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 
 #define MAP_DROPPABLE_NUMBER 0x08 /* Linux 6.11 */
+#define GUARD_INSTALL_NUMBER 102  /* Linux 6.13 */
 #define LOWEST_ADDRESS       0x10000000u
 #define MARGIN_BYTES         (16u << 20) /* from other mappings, some of which grow */
 
@@ -68,6 +69,17 @@ static uint64_t find_gap(struct pieces *pieces, uint64_t length)
             at = pieces->items[i].end;
     }
     return 0;
+}
+
+/* MADV_GUARD_INSTALL. */
+bool cold_has_guards(void)
+{
+    void *page = mmap(NULL, COLD_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return false;
+    bool has_guards = madvise(page, COLD_PAGE_BYTES, GUARD_INSTALL_NUMBER) == 0;
+    munmap(page, COLD_PAGE_BYTES);
+    return has_guards;
 }
 
 bool cold_is_special(const struct snapshot_vma *vma)
@@ -287,10 +299,13 @@ static int map_all(struct cold_building *building, struct reseat_error **ret_err
 {
     const struct snapshot *snapshot = building->snapshot;
     int r = program_batch_begin(&building->batch, building->process, ret_error);
-    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
-        building->is_filled[i] =
-            has_content(building, &snapshot->vmas[i]) &&
-            !(snapshot->vmas[i].kind == SNAPSHOT_VMA_SYSV && cold_has_segment(snapshot, &snapshot->vmas[i]));
+    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
+        const struct snapshot_vma *vma = &snapshot->vmas[i];
+        bool is_filled = has_content(building, vma) &&
+                         !(vma->kind == SNAPSHOT_VMA_SYSV && cold_has_segment(snapshot, vma));
+        /* Guards are as what is around them, so that it all becomes one mapping. */
+        building->is_filled[i] = is_filled || (vma->flags & SNAPSHOT_VMA_GUARD);
+    }
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
         const struct snapshot_vma *vma = &snapshot->vmas[i];
         if (cold_is_special(vma))
@@ -340,6 +355,8 @@ static int treat_all(struct cold_building *building, struct reseat_error **ret_e
         if (vma->kind == SNAPSHOT_VMA_ANONYMOUS && *name && strlen(name) < 80)
             program_call(&batch->program, NULL, SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma->start,
                          length, scratch_copy(batch->program.scratch, name, strlen(name) + 1));
+        add_advice(batch, vma, SNAPSHOT_VMA_GUARD,
+                   GUARD_INSTALL_NUMBER); /* last: nothing can be locked then */
         if (r == 0)
             r = program_batch_room(batch, 128, ret_error);
     }

@@ -65,7 +65,8 @@ static const struct field_word vma_flags_words[] = {
     {SNAPSHOT_VMA_SEQUENTIAL, "sequential"}, {SNAPSHOT_VMA_RANDOM, "random"},
     {SNAPSHOT_VMA_LOCKED, "locked"},         {SNAPSHOT_VMA_LOCKED_ONFAULT, "locked-onfault"},
     {SNAPSHOT_VMA_STORED, "stored"},         {SNAPSHOT_VMA_MAY_WRITE, "may-write"},
-    {SNAPSHOT_VMA_DROPPABLE, "droppable"},   {0},
+    {SNAPSHOT_VMA_DROPPABLE, "droppable"},   {SNAPSHOT_VMA_GUARD, "guard"},
+    {0},
 };
 
 static const struct field_word protection_words[] = {

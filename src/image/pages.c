@@ -8,30 +8,14 @@
  * lseek(2) SEEK_DATA through /proc/PID/map_files, where that may be opened. */
 #include "image/image-internal.h"
 #include "image/memory.h"
+#include "process/pagemap.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/ioctl.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-
-/* linux/fs.h of Linux 6.7. */
-struct scan_region {
-    uint64_t start, end, categories;
-};
-
-struct scan_arguments {
-    uint64_t size, flags, start, end, walk_end, regions, region_count, max_pages;
-    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-
-#define PAGEMAP_SCAN_CALL _IOWR('f', 16, struct scan_arguments)
-#define PAGE_IS_FILE      (1U << 2)
-#define PAGE_IS_PRESENT   (1U << 3)
-#define PAGE_IS_SWAPPED   (1U << 4)
-#define PAGE_IS_PFNZERO   (1U << 5)
 
 /* Bits of an entry of pagemap. */
 #define ENTRY_GUARD     (UINT64_C(1) << 58)
@@ -92,7 +76,7 @@ static bool is_shared(const struct snapshot_vma *vma)
 
 static enum page_method choose_method(const struct page_scan *scan, const struct snapshot_vma *vma)
 {
-    if (is_shared(vma) != scan->is_of_shared)
+    if (is_shared(vma) != scan->is_of_shared || (vma->flags & SNAPSHOT_VMA_GUARD))
         return PAGE_METHOD_NONE;
     switch (vma->kind) {
     case SNAPSHOT_VMA_VDSO:
@@ -167,10 +151,10 @@ static int find_by_scan(struct page_scan *scan, uint64_t at, uint64_t end, uint6
         .end = end,
         .regions = (uint64_t)(uintptr_t)&region,
         .region_count = 1,
-        .category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO,
-        .category_mask = PAGE_IS_FILE | PAGE_IS_PFNZERO,
-        .category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-        .return_mask = PAGE_IS_FILE,
+        .category_inverted = SCAN_FILE | SCAN_PFNZERO,
+        .category_mask = SCAN_FILE | SCAN_PFNZERO,
+        .category_anyof_mask = SCAN_PRESENT | SCAN_SWAPPED,
+        .return_mask = SCAN_FILE,
     };
     int r;
     do

@@ -4,13 +4,16 @@
  * Rests on proc_pid_smaps(5) (headers, VmFlags, ProtectionKey, KernelPageSize) and /proc/PID/map_files, which
  * leads to the very file that is mapped even if its name is gone, where we may use it
  * (CAP_CHECKPOINT_RESTORE); otherwise the file is looked up by its path and believed if device and inode are
- * those of the mapping. */
+ * those of the mapping. Guard pages (madvise(2) MADV_GUARD_INSTALL), which no line of smaps tells of, become
+ * rows of their own, where PAGEMAP_SCAN knows them. */
+#include "process/pagemap.h"
 #include "process/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
@@ -21,7 +24,7 @@
 
 /* One mapping as smaps tells it. */
 struct map_reader {
-    int proc_fd;
+    int proc_fd, pagemap_fd; /* the latter only while the kernel can tell guards */
     struct snapshot_vma vma;
     bool has_vma, is_deleted;
     char *path; /* "" if it has none */
@@ -30,6 +33,7 @@ struct map_reader {
 static void map_reader_end(struct map_reader *reader)
 {
     base_close(&reader->proc_fd);
+    base_close(&reader->pagemap_fd);
     free(reader->path);
 }
 
@@ -208,7 +212,8 @@ static void keep_given_name(char *path)
     strip_suffix(path, "]");
 }
 
-static int add_row(struct map_reader *reader, struct snapshot *snapshot, uint64_t start, uint64_t end)
+static int add_row(struct map_reader *reader, struct snapshot *snapshot, uint64_t start, uint64_t end,
+                   uint32_t more_flags)
 {
     if (start >= end)
         return 0;
@@ -218,9 +223,47 @@ static int add_row(struct map_reader *reader, struct snapshot *snapshot, uint64_
     *row = reader->vma;
     row->start = start;
     row->end = end;
+    row->flags |= more_flags;
     bool has_offset = row->kind != SNAPSHOT_VMA_ANONYMOUS;
     row->offset = has_offset ? row->offset + (start - reader->vma.start) : 0;
     return snapshot_add_blob(snapshot, reader->path, strlen(reader->path) + 1, &row->path_offset);
+}
+
+/* The next run of guards before `end`; false if there is none. */
+static bool find_guards(struct map_reader *reader, uint64_t start, uint64_t end,
+                        struct scan_region *ret_guards)
+{
+    struct scan_arguments arguments = {
+        .size = sizeof arguments,
+        .start = start,
+        .end = end,
+        .regions = (uint64_t)(uintptr_t)ret_guards,
+        .region_count = 1,
+        .category_mask = SCAN_GUARD,
+        .return_mask = SCAN_GUARD,
+    };
+    if (reader->pagemap_fd < 0 || start >= end)
+        return false;
+    int r;
+    do
+        r = ioctl(reader->pagemap_fd, PAGEMAP_SCAN_CALL, &arguments);
+    while (r < 0 && errno == EINTR);
+    if (r < 0)
+        base_close(&reader->pagemap_fd);
+    return r > 0;
+}
+
+static int add_rows(struct map_reader *reader, struct snapshot *snapshot, uint64_t start, uint64_t end)
+{
+    struct scan_region guards;
+    int r = 0;
+    while (r == 0 && reader->vma.kind == SNAPSHOT_VMA_ANONYMOUS && find_guards(reader, start, end, &guards)) {
+        r = add_row(reader, snapshot, start, guards.start, 0);
+        if (r == 0)
+            r = add_row(reader, snapshot, guards.start, guards.end, SNAPSHOT_VMA_GUARD);
+        start = guards.end;
+    }
+    return r == 0 ? add_row(reader, snapshot, start, end, 0) : r;
 }
 
 /* The mapping that was read becomes a row, or two if our scratch pages lie in the middle of it: the kernel
@@ -243,16 +286,17 @@ static int finish(struct map_reader *reader, struct snapshot *snapshot)
         vma->page_shift = PAGE_SHIFT_MIN;
     uint64_t ours = snapshot->process.scratch_address, ours_end = ours + snapshot->process.scratch_length;
     if (vma->end <= ours || vma->start >= ours_end)
-        return add_row(reader, snapshot, vma->start, vma->end);
-    int r = add_row(reader, snapshot, vma->start, ours > vma->start ? ours : vma->start);
-    return r < 0 ? r : add_row(reader, snapshot, ours_end, vma->end);
+        return add_rows(reader, snapshot, vma->start, vma->end);
+    int r = add_rows(reader, snapshot, vma->start, ours > vma->start ? ours : vma->start);
+    return r < 0 ? r : add_rows(reader, snapshot, ours_end, vma->end);
 }
 
 int process_capture_map(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
 {
-    _cleanup_(map_reader_end) struct map_reader reader = {.proc_fd = proc_open(pid)};
+    _cleanup_(map_reader_end) struct map_reader reader = {.proc_fd = proc_open(pid), .pagemap_fd = -EBADF};
     if (reader.proc_fd < 0)
         return error_errno(ret_error, reader.proc_fd, "opening process %d", pid);
+    reader.pagemap_fd = openat(reader.proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
     int fd = openat(reader.proc_fd, "smaps", O_RDONLY | O_CLOEXEC);
     _cleanup_fclose_ FILE *smaps = fd < 0 ? NULL : fdopen(fd, "r");
     if (!smaps)

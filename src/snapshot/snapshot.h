@@ -205,6 +205,7 @@ enum snapshot_vma_flags {
     SNAPSHOT_VMA_MAY_WRITE =
         1 << 15, /* mprotect(2) may make it writable: a shared one's file is open for that */
     SNAPSHOT_VMA_DROPPABLE = 1 << 16, /* MAP_DROPPABLE, Linux 6.11 */
+    SNAPSHOT_VMA_GUARD = 1 << 17,     /* every access is a fault: MADV_GUARD_INSTALL, Linux 6.13 */
 };
 
 /* One mapping, ascending. */

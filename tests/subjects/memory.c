@@ -128,6 +128,27 @@ static void guards_still_guard(void)
     CHECK(reading_faults(area + 2 * PAGE));
 }
 
+/* Guards that no mapping of their own tells of (MADV_GUARD_INSTALL, Linux 6.13). */
+static void installed_guards_still_guard(void)
+{
+    enum { GUARD_INSTALL = 102 };
+    char *area = map_anonymous(8 * PAGE);
+
+    fill(area, 8 * PAGE, 9);
+    if (madvise(area, PAGE, GUARD_INSTALL) < 0)
+        skip("this kernel has no MADV_GUARD_INSTALL");
+    MUST(madvise(area + 3 * PAGE, 2 * PAGE, GUARD_INSTALL));
+    read_map(map_before, sizeof map_before);
+    read_map(map_before, sizeof map_before);
+    be_checkpointed();
+    read_map(map_after, sizeof map_after);
+    CHECK_TEXT(map_after, map_before);
+    for (int i = 0; i < 8; i++)
+        CHECK_EQUAL(reading_faults(area + i * PAGE), i == 0 || i == 3 || i == 4);
+    fill(area + PAGE, 2 * PAGE, 9);
+    CHECK(is_filled(area + PAGE, 2 * PAGE, 9));
+}
+
 static void break_grows_from_where_it_was(void)
 {
     MUST(sbrk(16 * PAGE));
@@ -450,6 +471,7 @@ const struct subject subjects[] = {
     {"map", map_has_no_region_more_or_less, .new_pid = true},
     {"1500-regions", fifteen_hundred_regions, .new_pid = true},
     {"guards", guards_still_guard, .new_pid = true},
+    {"installed-guards", installed_guards_still_guard, .new_pid = true},
     {"break", break_grows_from_where_it_was, .new_pid = true},
     {"stack-grows", stack_still_grows},
     {"dontfork", not_for_forks, .new_pid = true},
