@@ -304,7 +304,8 @@ static int map_all(struct cold_building *building, struct reseat_error **ret_err
         bool is_filled = has_content(building, vma) &&
                          !(vma->kind == SNAPSHOT_VMA_SYSV && cold_has_segment(snapshot, vma));
         /* Guards are as what is around them, so that it all becomes one mapping. */
-        building->is_filled[i] = is_filled || (vma->flags & SNAPSHOT_VMA_GUARD);
+        building->is_filled[i] =
+            is_filled || ((vma->flags & SNAPSHOT_VMA_GUARD) && vma->kind == SNAPSHOT_VMA_ANONYMOUS);
     }
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
         const struct snapshot_vma *vma = &snapshot->vmas[i];

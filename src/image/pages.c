@@ -76,7 +76,8 @@ static bool is_shared(const struct snapshot_vma *vma)
 
 static enum page_method choose_method(const struct page_scan *scan, const struct snapshot_vma *vma)
 {
-    if (is_shared(vma) != scan->is_of_shared || (vma->flags & SNAPSHOT_VMA_GUARD))
+    bool is_hidden = (vma->flags & SNAPSHOT_VMA_GUARD) && vma->kind == SNAPSHOT_VMA_ANONYMOUS;
+    if (is_shared(vma) != scan->is_of_shared || is_hidden)
         return PAGE_METHOD_NONE;
     switch (vma->kind) {
     case SNAPSHOT_VMA_VDSO:

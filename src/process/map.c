@@ -257,7 +257,9 @@ static int add_rows(struct map_reader *reader, struct snapshot *snapshot, uint64
 {
     struct scan_region guards;
     int r = 0;
-    while (r == 0 && reader->vma.kind == SNAPSHOT_VMA_ANONYMOUS && find_guards(reader, start, end, &guards)) {
+    uint32_t kind = reader->vma.kind;
+    bool is_asked = kind == SNAPSHOT_VMA_ANONYMOUS || kind == SNAPSHOT_VMA_FILE;
+    while (r == 0 && is_asked && find_guards(reader, start, end, &guards)) {
         r = add_row(reader, snapshot, start, guards.start, 0);
         if (r == 0)
             r = add_row(reader, snapshot, guards.start, guards.end, SNAPSHOT_VMA_GUARD);
