@@ -149,6 +149,22 @@ static void installed_guards_still_guard(void)
     CHECK(is_filled(area + PAGE, 2 * PAGE, 9));
 }
 
+/* In a private mapping of a file, here of the program itself. */
+static void guards_in_a_file_still_guard(void)
+{
+    enum { GUARD_INSTALL = 102 };
+    int fd = MUST(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+    char *area = MUST(mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
+
+    fill(area, 2 * PAGE, 9);
+    if (madvise(area + PAGE, PAGE, GUARD_INSTALL) < 0)
+        skip("this kernel has no guards in mappings of files");
+    be_checkpointed();
+    CHECK(is_filled(area, PAGE, 9));
+    CHECK(reading_faults(area + PAGE));
+    CHECK(!reading_faults(area + 2 * PAGE));
+}
+
 static void break_grows_from_where_it_was(void)
 {
     MUST(sbrk(16 * PAGE));
@@ -472,6 +488,7 @@ const struct subject subjects[] = {
     {"1500-regions", fifteen_hundred_regions, .new_pid = true},
     {"guards", guards_still_guard, .new_pid = true},
     {"installed-guards", installed_guards_still_guard, .new_pid = true},
+    {"guards-in-a-file", guards_in_a_file_still_guard, .new_pid = true},
     {"break", break_grows_from_where_it_was, .new_pid = true},
     {"stack-grows", stack_still_grows},
     {"dontfork", not_for_forks, .new_pid = true},
