@@ -57,15 +57,24 @@ static const struct field_word vma_kind_words[] = {
 };
 
 static const struct field_word vma_flags_words[] = {
-    {SNAPSHOT_VMA_MAP_SHARED, "shared"},     {SNAPSHOT_VMA_GROWS_DOWN, "grows-down"},
-    {SNAPSHOT_VMA_NORESERVE, "noreserve"},   {SNAPSHOT_VMA_HUGETLB, "hugetlb"},
-    {SNAPSHOT_VMA_DONTFORK, "dontfork"},     {SNAPSHOT_VMA_WIPEONFORK, "wipeonfork"},
-    {SNAPSHOT_VMA_DONTDUMP, "dontdump"},     {SNAPSHOT_VMA_HUGEPAGE, "hugepage"},
-    {SNAPSHOT_VMA_NOHUGEPAGE, "nohugepage"}, {SNAPSHOT_VMA_MERGEABLE, "mergeable"},
-    {SNAPSHOT_VMA_SEQUENTIAL, "sequential"}, {SNAPSHOT_VMA_RANDOM, "random"},
-    {SNAPSHOT_VMA_LOCKED, "locked"},         {SNAPSHOT_VMA_LOCKED_ONFAULT, "locked-onfault"},
-    {SNAPSHOT_VMA_STORED, "stored"},         {SNAPSHOT_VMA_MAY_WRITE, "may-write"},
-    {SNAPSHOT_VMA_DROPPABLE, "droppable"},   {SNAPSHOT_VMA_GUARD, "guard"},
+    {SNAPSHOT_VMA_MAP_SHARED, "shared"},
+    {SNAPSHOT_VMA_GROWS_DOWN, "grows-down"},
+    {SNAPSHOT_VMA_NORESERVE, "noreserve"},
+    {SNAPSHOT_VMA_HUGETLB, "hugetlb"},
+    {SNAPSHOT_VMA_DONTFORK, "dontfork"},
+    {SNAPSHOT_VMA_WIPEONFORK, "wipeonfork"},
+    {SNAPSHOT_VMA_DONTDUMP, "dontdump"},
+    {SNAPSHOT_VMA_HUGEPAGE, "hugepage"},
+    {SNAPSHOT_VMA_NOHUGEPAGE, "nohugepage"},
+    {SNAPSHOT_VMA_MERGEABLE, "mergeable"},
+    {SNAPSHOT_VMA_SEQUENTIAL, "sequential"},
+    {SNAPSHOT_VMA_RANDOM, "random"},
+    {SNAPSHOT_VMA_LOCKED, "locked"},
+    {SNAPSHOT_VMA_LOCKED_ONFAULT, "locked-onfault"},
+    {SNAPSHOT_VMA_STORED, "stored"},
+    {SNAPSHOT_VMA_MAY_WRITE, "may-write"},
+    {SNAPSHOT_VMA_DROPPABLE, "droppable"},
+    {SNAPSHOT_VMA_GUARD, "guard"},
     {0},
 };
 

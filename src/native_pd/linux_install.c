@@ -170,7 +170,7 @@ static int check_install(struct native_pd *pd, const struct native_slot *slots, 
                          struct reseat_error **ret_error)
 {
     _cleanup_free_ selector_t *selectors = reallocarray(NULL, count, sizeof *selectors);
-    selector_t highest;
+    selector_t highest = 0;
     int r = selectors ? 0 : error_errno(ret_error, -ENOMEM, "installing %zu capabilities", count);
     for (size_t i = 0; r == 0 && i < count; i++) {
         selectors[i] = slots[i].selector;
@@ -284,7 +284,7 @@ static void drop_held(struct held *held)
 static int check_close(struct native_pd *pd, const selector_t *selectors, size_t count,
                        struct reseat_error **ret_error)
 {
-    selector_t highest;
+    selector_t highest = 0;
     int r = check_selectors(selectors, count, &highest, ret_error);
     if (r == 0 && highest >= SELECTOR_LIMIT)
         r = error_set(ret_error, -EBADF, "selector %u of process %d is unused: no number is that high",

@@ -77,7 +77,8 @@ int state_add(struct object_capture *capture, const void *data, size_t length)
     return 0;
 }
 
-static int note_finding(struct object_capture *capture, uint32_t flag, const char *format, va_list arguments)
+static int _printf_(3, 0)
+    note_finding(struct object_capture *capture, uint32_t flag, const char *format, va_list arguments)
 {
     struct snapshot_object *row = &capture->snapshot->objects[capture->row];
     _cleanup_free_ char *sentence = NULL;
