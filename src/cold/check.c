@@ -7,11 +7,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-static const char *text_at(const struct snapshot *snapshot, uint64_t offset)
-{
-    return (const char *)snapshot->blobs + offset;
-}
-
 /* ---- memory ---- */
 
 static int check_mappings(const struct snapshot *snapshot, struct obstacles *obstacles,
@@ -20,7 +15,7 @@ static int check_mappings(const struct snapshot *snapshot, struct obstacles *obs
     int r = 0;
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
         const struct snapshot_vma *vma = &snapshot->vmas[i];
-        const char *path = text_at(snapshot, vma->path_offset);
+        const char *path = cold_text(snapshot, vma->path_offset);
         unsigned long start = (unsigned long)vma->start;
         if (vma->end > COLD_TASK_BYTES)
             return error_set(ret_error, -ENOTSUP, "memory at %#lx: above the 47 bits that every process has",
@@ -150,7 +145,7 @@ int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct
     if (r == 0)
         r = check_session(plan, obstacles);
     if (r == 0)
-        r = process_visit_control_groups(text_at(snapshot, snapshot->states[0].control_groups_offset),
+        r = process_visit_control_groups(cold_text(snapshot, snapshot->states[0].control_groups_offset),
                                          check_control_group, obstacles);
     return r < 0 ? error_errno(ret_error, r, "looking at our namespaces and control groups") : 0;
 }

@@ -6,6 +6,12 @@
 #define COLD_PAGE_BYTES 4096u
 #define COLD_TASK_BYTES 0x7ffffffff000u /* where user addresses end, with four levels of page tables */
 
+/* A text of the snapshot's. */
+static inline const char *cold_text(const struct snapshot *snapshot, uint64_t offset)
+{
+    return (const char *)snapshot->blobs + offset;
+}
+
 /* ---- helper.c, birth.c ---- */
 
 /* Where our pages go: the scratch pages, and behind them room for the vDSO and its data while the rest of the

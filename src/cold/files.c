@@ -20,11 +20,6 @@ struct identity {
     uint32_t device_major, device_minor;
 };
 
-static const char *text_at(const struct snapshot *snapshot, uint64_t offset)
-{
-    return (const char *)snapshot->blobs + offset;
-}
-
 bool cold_is_same_boot(const struct snapshot *snapshot)
 {
     _cleanup_free_ char *boot_id = NULL;
@@ -77,7 +72,7 @@ static bool find_opened(const struct cold_plan *plan, size_t index, int *ret_fd)
         const struct snapshot_vma *other = &snapshot->vmas[i];
         if (is_of_file(other) && other->inode == vma->inode && access_of(other) == access_of(vma) &&
             plan->vma_fds[i] >= 0 &&
-            strcmp(text_at(snapshot, other->path_offset), text_at(snapshot, vma->path_offset)) == 0) {
+            strcmp(cold_text(snapshot, other->path_offset), cold_text(snapshot, vma->path_offset)) == 0) {
             *ret_fd = plan->vma_fds[i];
             return true;
         }
@@ -111,7 +106,7 @@ static int open_mapped(struct cold_plan *plan, size_t index, bool same_boot, str
 {
     const struct snapshot *snapshot = plan->snapshot;
     const struct snapshot_vma *vma = &snapshot->vmas[index];
-    const char *path = text_at(snapshot, vma->path_offset);
+    const char *path = cold_text(snapshot, vma->path_offset);
     if (!is_of_file(vma) || find_opened(plan, index, &plan->vma_fds[index]))
         return 0;
     int fd = open_file(path, access_of(vma));
@@ -143,7 +138,7 @@ static int open_program(struct cold_plan *plan, bool same_boot, struct obstacles
                         struct reseat_error **ret_error)
 {
     const struct snapshot_state *state = &plan->snapshot->states[0];
-    const char *path = text_at(plan->snapshot, state->exe_offset);
+    const char *path = cold_text(plan->snapshot, state->exe_offset);
     const struct identity before = {state->exe_inode, state->exe_size, state->exe_modified_ns,
                                     state->exe_device_major, state->exe_device_minor};
     struct stat now;
@@ -192,15 +187,15 @@ int cold_check_directory(const struct snapshot *snapshot, struct obstacles *obst
     return obstacles_add(
         obstacles, SEVERITY_DEGRADED, -1,
         "the working directory %s had been removed: another removed directory takes its place",
-        text_at(snapshot, state->directory_offset));
+        cold_text(snapshot, state->directory_offset));
 }
 
 static int open_directories(struct cold_plan *plan, struct obstacles *obstacles,
                             struct reseat_error **ret_error)
 {
     const struct snapshot_state *state = &plan->snapshot->states[0];
-    const char *path = text_at(plan->snapshot, state->directory_offset);
-    const char *root = text_at(plan->snapshot, state->root_offset);
+    const char *path = cold_text(plan->snapshot, state->directory_offset);
+    const char *root = cold_text(plan->snapshot, state->root_offset);
     if (state->flags & SNAPSHOT_STATE_OTHER_ROOT) {
         plan->root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (plan->root_fd < 0)

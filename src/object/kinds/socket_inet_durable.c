@@ -372,8 +372,8 @@ static int complete_inet(struct object_making *making, const struct object_view 
     return 0;
 }
 
-static int finish_inet(struct object_making *making, const struct object_view *view, native_cap_t cap,
-                       struct reseat_error **ret_error)
+int inet_finish(struct object_making *making, const struct object_view *view, native_cap_t cap,
+                struct reseat_error **ret_error)
 {
     (void)making, (void)ret_error;
     struct inet_parts parts = inet_parts_of(view);
@@ -389,5 +389,5 @@ const struct object_durable inet_durable = {
     .judge = judge_inet,
     .recreate = recreate_inet,
     .complete = complete_inet,
-    .finish = finish_inet,
+    .finish = inet_finish,
 };

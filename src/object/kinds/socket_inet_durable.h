@@ -59,6 +59,9 @@ int inet_check_common(const struct object_view *view, struct reseat_error **ret_
  * port are bound: then inet_put_back_sharing(). */
 int inet_make(const struct object_view *view, native_cap_t *ret_cap, struct reseat_error **ret_error);
 void inet_put_back_sharing(const struct object_view *view, native_cap_t cap);
+/* The last step of every internet socket: sharing and options as they were, then its flags. */
+int inet_finish(struct object_making *making, const struct object_view *view, native_cap_t cap,
+                struct reseat_error **ret_error);
 /* A TCP socket whose connection is over: reset by the peer, or ended by both sides in peace. */
 int inet_make_over(const struct object_view *view, bool is_reset, native_cap_t *ret_cap,
                    struct reseat_error **ret_error);

@@ -373,16 +373,6 @@ static int recreate_tcp(struct object_making *making, const struct object_view *
     return 0;
 }
 
-static int finish_tcp(struct object_making *making, const struct object_view *view, native_cap_t cap,
-                      struct reseat_error **ret_error)
-{
-    (void)making, (void)ret_error;
-    struct inet_parts parts = inet_parts_of(view);
-    inet_put_back_sharing(view, cap);
-    socket_options_finish(view, parts.options, parts.state.option_count, cap);
-    return making_set_flags(cap, view->row->status_flags);
-}
-
 /* ---- letting it go on ---- */
 
 /* The buffer has its own size again by now, and what is queued may take more of it than it took before: it
@@ -435,5 +425,5 @@ const struct object_durable tcp_durable = {
     .check = check_tcp,
     .judge = judge_tcp,
     .recreate = recreate_tcp,
-    .finish = finish_tcp,
+    .finish = inet_finish,
 };
