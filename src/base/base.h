@@ -88,6 +88,10 @@ const char *status_find(const char *status, const char *name);
 uint64_t status_number(const char *status, const char *name, int base);
 /* The numbers of NSpid, outermost PID namespace first; returns how many, at most `capacity`. */
 size_t status_ns_pids(const char *status, uint32_t *pids, size_t capacity);
+/* The number of this boot (random(4)), which a checkpoint notes; `size` of 37 bytes is enough. */
+int boot_id_read(char *buffer, size_t size);
+/* Whether it is this boot in which `boot_id` was noted. No, if that is empty or nothing can be read. */
+bool boot_id_is_current(const char *boot_id);
 /* Copies what stands from `text` to the end of its line, cut to the size. For sscanf(3), which looks for the
  * end of all that it is given: line by line through a text of megabytes, that takes minutes. */
 void line_copy(const char *text, char *buffer, size_t size);

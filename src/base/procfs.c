@@ -39,6 +39,22 @@ void line_copy(const char *text, char *buffer, size_t size)
     buffer[length] = '\0';
 }
 
+int boot_id_read(char *buffer, size_t size)
+{
+    _cleanup_free_ char *text = NULL;
+    int r = file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &text, NULL);
+    if (r < 0)
+        return r;
+    line_copy(text, buffer, size);
+    return 0;
+}
+
+bool boot_id_is_current(const char *boot_id)
+{
+    char current[40];
+    return *boot_id && boot_id_read(current, sizeof current) == 0 && strcmp(current, boot_id) == 0;
+}
+
 uint64_t status_number(const char *status, const char *name, int base)
 {
     const char *value = status_find(status, name);

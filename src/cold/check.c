@@ -62,7 +62,8 @@ static int check_processor(const struct snapshot *snapshot, struct reseat_error 
                              "thread %u has extended state that the processor of this machine has not: %s",
                              thread->tid, missing);
         size_t length = arch_xstate_length();
-        bool is_foreign = !cold_is_same_boot(snapshot) && length && thread->xstate_length != length;
+        bool is_foreign =
+            !boot_id_is_current(snapshot->process.boot_id) && length && thread->xstate_length != length;
         if (is_foreign)
             return error_set(
                 ret_error, -ENOTSUP,
@@ -85,7 +86,8 @@ static int check_namespaces(const struct snapshot *snapshot, struct obstacles *o
         return proc_fd;
     process_read_namespaces(proc_fd, ours);
     int r = 0;
-    for (size_t i = 0; r == 0 && cold_is_same_boot(snapshot) && i < SNAPSHOT_NAMESPACES; i++) {
+    for (size_t i = 0; r == 0 && boot_id_is_current(snapshot->process.boot_id) && i < SNAPSHOT_NAMESPACES;
+         i++) {
         uint64_t theirs = snapshot->states[0].namespaces[i];
         const char *name = process_namespace_names[i];
         if (theirs && ours[i] && theirs != ours[i] && strcmp(name, "pid") != 0)

@@ -93,7 +93,6 @@ void cold_settle_segments(struct cold_plan *plan, bool failed);
 
 /* ---- files.c ---- */
 
-bool cold_is_same_boot(const struct snapshot *snapshot);
 /* Whether the working directory comes back. */
 int cold_check_directory(const struct snapshot *snapshot, struct obstacles *obstacles);
 

@@ -20,14 +20,6 @@ struct identity {
     uint32_t device_major, device_minor;
 };
 
-bool cold_is_same_boot(const struct snapshot *snapshot)
-{
-    _cleanup_free_ char *boot_id = NULL;
-    size_t length = strlen(snapshot->process.boot_id);
-    return length && file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &boot_id, NULL) == 0 &&
-           strncmp(boot_id, snapshot->process.boot_id, length) == 0;
-}
-
 /* NULL, or what is not as it was. */
 static const char *find_change(const struct stat *now, const struct identity *before, bool same_boot)
 {
@@ -219,7 +211,7 @@ static int open_directories(struct cold_plan *plan, struct obstacles *obstacles,
 int cold_open(struct cold_plan *plan, struct obstacles *obstacles, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = plan->snapshot;
-    bool same_boot = cold_is_same_boot(snapshot);
+    bool same_boot = boot_id_is_current(snapshot->process.boot_id);
     plan->vma_fds = malloc((snapshot->vmas_count + 1) * sizeof *plan->vma_fds);
     if (!plan->vma_fds)
         return error_errno(ret_error, -ENOMEM, "opening the files of process %u", snapshot->process.pid);

@@ -108,7 +108,7 @@ int cold_make_segments(struct cold_plan *plan, struct reseat_error **ret_error)
 void cold_settle_segments(struct cold_plan *plan, bool failed)
 {
     for (size_t i = 0; i < plan->segment_count; i++)
-        if (failed || cold_is_same_boot(plan->snapshot))
+        if (failed || boot_id_is_current(plan->snapshot->process.boot_id))
             shmctl(plan->segments[i], IPC_RMID, NULL); /* with its last user */
     free(TAKE_PTR(plan->segments));
     plan->segment_count = 0;

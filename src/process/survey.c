@@ -10,16 +10,6 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-static int read_boot_id(char *buffer, size_t size, struct reseat_error **ret_error)
-{
-    _cleanup_free_ char *text = NULL;
-    int r = file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &text, NULL);
-    if (r < 0)
-        return error_errno(ret_error, r, "reading the boot id");
-    snprintf(buffer, size, "%.*s", (int)strcspn(text, "\n"), text);
-    return 0;
-}
-
 static int survey_family(int proc_fd, struct snapshot_process *process, struct reseat_error **ret_error)
 {
     struct proc_stat stat;
@@ -170,9 +160,10 @@ int process_survey(pid_t pid, enum snapshot_form form, struct snapshot *snapshot
     process->ns_level_count = (uint32_t)status_ns_pids(status, process->ns_pids, SNAPSHOT_NS_LEVELS);
     if (status_number(status, "Seccomp", 10))
         process->flags |= SNAPSHOT_FILTERED;
-    r = read_boot_id(process->boot_id, sizeof process->boot_id, ret_error);
-    if (r == 0)
-        r = survey_family(proc_fd, process, ret_error);
+    r = boot_id_read(process->boot_id, sizeof process->boot_id);
+    if (r < 0)
+        return error_errno(ret_error, r, "reading the boot id");
+    r = survey_family(proc_fd, process, ret_error);
     if (r == 0)
         r = survey_owners(proc_fd, pidfd, snapshot, ret_error);
     if (r == 0 && form == SNAPSHOT_FORM_COPY)

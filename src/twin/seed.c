@@ -33,9 +33,7 @@ int twin_check(const struct snapshot *snapshot, struct reseat_error **ret_error)
     if (!process->twin)
         return error_set(ret_error, -ESRCH, "the checkpoint of process %u has no twin, only an image",
                          process->pid);
-    _cleanup_free_ char *boot_id = NULL;
-    if (file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &boot_id, NULL) == 0 &&
-        strncmp(boot_id, process->boot_id, strlen(process->boot_id)) != 0)
+    if (!boot_id_is_current(process->boot_id))
         return error_set(ret_error, -ESRCH, "the machine was started again since: the twin is gone%s",
                          has_image ? ", but there is an image" : ", and with it this checkpoint");
     struct proc_stat stat;

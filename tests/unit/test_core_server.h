@@ -6,6 +6,7 @@
 #include "base/base.h"
 #include "core/core.h"
 #include "reseat.h"
+#include "test_object_subject.h"
 
 #include <signal.h>
 #include <string.h>
@@ -64,4 +65,12 @@ static inline int any_pd_open(pid_t pid, struct reseat_pd **ret_pd, struct resea
 {
     return core_pid > 0 ? reseat_pd_connect(core_path, pid, ret_pd, ret_error)
                         : reseat_pd_open(pid, ret_pd, ret_error);
+}
+
+static inline struct reseat_pd *open_pd(pid_t pid)
+{
+    struct reseat_pd *pd = NULL;
+    struct reseat_error *error = NULL;
+    must(any_pd_open(pid, &pd, &error), &error, "opening");
+    return pd;
 }

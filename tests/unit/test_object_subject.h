@@ -20,6 +20,13 @@ static inline void fail_with_error(const char *where, const struct reseat_error 
     fail_msg("%s: %s", where, error ? error->message : "(no message)");
 }
 
+/* The error is taken by its address, as the call that sets it is an argument, too. */
+static inline void must(int r, struct reseat_error *const *error, const char *what)
+{
+    if (r < 0)
+        fail_with_error(what, *error);
+}
+
 /* Inside the subject, where cmocka does not reach: ends it, which the test sees. */
 #define SUBJECT_CHECK(condition)                                                                             \
     do {                                                                                                     \

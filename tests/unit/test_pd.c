@@ -78,28 +78,13 @@ static void set_up_few(void *userdata)
         SUBJECT_CHECK(dup2(0, i) == i);
 }
 
-static struct reseat_pd *open_pd(pid_t pid)
-{
-    struct reseat_pd *pd = NULL;
-    struct reseat_error *error = NULL;
-    if (any_pd_open(pid, &pd, &error) < 0)
-        fail_with_error("opening", error);
-    return pd;
-}
-
-static void must(int r, struct reseat_error *error, const char *what)
-{
-    if (r < 0)
-        fail_with_error(what, error);
-}
-
 /* Our descriptor and the selector hold the same object. */
 static void check_holds(struct reseat_pd *pd, unsigned selector, int cap)
 {
     struct reseat_pd *self = open_pd(getpid());
     struct reseat_error *error = NULL;
     int order = 5;
-    must(reseat_pd_compare(pd, selector, self, (unsigned)cap, &order, &error), error, "comparing");
+    must(reseat_pd_compare(pd, selector, self, (unsigned)cap, &order, &error), &error, "comparing");
     assert_int_equal(order, 0);
     reseat_pd_free(self);
 }
@@ -128,12 +113,12 @@ static void installs_at_any_free_selector(void **state)
             continue;
         bool close_on_exec = selector % 2;
         take_picture(pid, &before);
-        must(reseat_pd_install(pd, cap, selector, close_on_exec ? RESEAT_CLOEXEC : 0, &error), error,
+        must(reseat_pd_install(pd, cap, selector, close_on_exec ? RESEAT_CLOEXEC : 0, &error), &error,
              "installing");
         check_holds(pd, selector, cap);
         assert_int_equal(has_close_on_exec(pid, selector), close_on_exec);
         assert_int_equal(after.count, before.count + 1);
-        must(reseat_pd_close(pd, selector, &error), error, "closing");
+        must(reseat_pd_close(pd, selector, &error), &error, "closing");
         take_picture(pid, &after);
         check_same_picture(&before, &after);
     }
@@ -156,11 +141,11 @@ static void refuses_an_occupied_selector_and_names_it(void **state)
     base_error_free(&error);
     take_picture(pid, &after);
     check_same_picture(&before, &after);
-    must(reseat_pd_install(pd, cap, 11, RESEAT_REPLACE | RESEAT_CLOEXEC, &error), error, "replacing");
+    must(reseat_pd_install(pd, cap, 11, RESEAT_REPLACE | RESEAT_CLOEXEC, &error), &error, "replacing");
     check_holds(pd, 11, cap);
     assert_true(has_close_on_exec(pid, 11));
     assert_int_equal(after.count, before.count);
-    must(reseat_pd_install(pd, cap, 13, RESEAT_REPLACE, &error), error, "replacing what is free");
+    must(reseat_pd_install(pd, cap, 13, RESEAT_REPLACE, &error), &error, "replacing what is free");
     check_holds(pd, 13, cap);
     close(cap);
     reseat_pd_free(pd);
@@ -189,8 +174,8 @@ static void says_which_number_or_access_is_not_possible(void **state)
     base_error_free(&error);
     take_picture(pid, &after);
     check_same_picture(&before, &after);
-    must(reseat_pd_install(pd, cap, 49, RESEAT_READ, &error), error, "installing for reading");
-    must(reseat_pd_install(pd, path, 48, 0, &error), error, "installing O_PATH");
+    must(reseat_pd_install(pd, cap, 49, RESEAT_READ, &error), &error, "installing for reading");
+    must(reseat_pd_install(pd, path, 48, 0, &error), &error, "installing O_PATH");
     check_holds(pd, 48, path);
     close(cap);
     close(path);
@@ -240,7 +225,7 @@ static void installs_many_or_none(void **state)
         take_picture(pid, &after);
         check_same_picture(&before, &after);
         slots[MANY - 1].selector = selectors[MANY - 1];
-        must(reseat_pd_install_many(pd, slots, MANY, &error), error, "installing many");
+        must(reseat_pd_install_many(pd, slots, MANY, &error), &error, "installing many");
         take_picture(pid, &after);
         assert_int_equal(after.count, before.count + MANY);
         for (unsigned i = 0; i < MANY; i++)
@@ -248,7 +233,7 @@ static void installs_many_or_none(void **state)
         /* And the other way round. */
         for (unsigned i = 0; i < MANY; i++)
             slots[i] = (struct reseat_pd_slot){selectors[i], slots[MANY - 1 - i].cap, RESEAT_REPLACE};
-        must(reseat_pd_install_many(pd, slots, MANY, &error), error, "replacing many");
+        must(reseat_pd_install_many(pd, slots, MANY, &error), &error, "replacing many");
         for (unsigned i = 0; i < MANY; i++)
             check_holds(pd, selectors[i], slots[i].cap);
         selectors[5] = 5000 * spread - 1; /* unused */
@@ -258,7 +243,7 @@ static void installs_many_or_none(void **state)
         take_picture(pid, &after);
         assert_int_equal(after.count, held);
         selectors[5] = slots[5].selector;
-        must(reseat_pd_close_many(pd, selectors, MANY, &error), error, "closing many");
+        must(reseat_pd_close_many(pd, selectors, MANY, &error), &error, "closing many");
         take_picture(pid, &after);
         check_same_picture(&before, &after);
         for (unsigned i = 0; i < MANY; i++)
@@ -294,7 +279,7 @@ static void fills_the_last_free_selector(void **state)
         struct reseat_pd *pd = open_pd(pid);
         struct reseat_error *error = NULL;
         int cap = eventfd(5, 0);
-        must(reseat_pd_install(pd, cap, (unsigned)last, RESEAT_CLOEXEC, &error), error, "the last one");
+        must(reseat_pd_install(pd, cap, (unsigned)last, RESEAT_CLOEXEC, &error), &error, "the last one");
         check_holds(pd, (unsigned)last, cap);
         assert_true(has_close_on_exec(pid, (unsigned)last));
         assert_int_equal(after.count, FULL_LIMIT);
@@ -305,7 +290,7 @@ static void fills_the_last_free_selector(void **state)
         base_error_free(&error);
         take_picture(pid, &after);
         check_same_picture(&before, &after);
-        must(reseat_pd_install(pd, cap, 7, RESEAT_REPLACE, &error), error, "replacing in a full table");
+        must(reseat_pd_install(pd, cap, 7, RESEAT_REPLACE, &error), &error, "replacing in a full table");
         check_holds(pd, 7, cap);
         const struct reseat_pd_slot three[] = {{8, cap, RESEAT_REPLACE},
                                                {9, cap, RESEAT_REPLACE | RESEAT_CLOEXEC},
@@ -314,7 +299,7 @@ static void fills_the_last_free_selector(void **state)
         assert_int_equal(reseat_pd_install_many(pd, three, 3, NULL), -EEXIST);
         take_picture(pid, &after);
         check_same_picture(&before, &after);
-        must(reseat_pd_install_many(pd, three, 2, &error), error, "replacing two in a full table");
+        must(reseat_pd_install_many(pd, three, 2, &error), &error, "replacing two in a full table");
         check_holds(pd, 9, cap);
         close(cap);
         reseat_pd_free(pd);
@@ -338,19 +323,19 @@ static void installs_what_cannot_be_sent(void **state)
     struct reseat_pd *pd = open_pd(pid);
     struct reseat_error *error = NULL;
     take_picture(pid, &before);
-    must(reseat_pd_install(pd, ring, 20, RESEAT_CLOEXEC, &error), error, "installing a ring");
+    must(reseat_pd_install(pd, ring, 20, RESEAT_CLOEXEC, &error), &error, "installing a ring");
     check_holds(pd, 20, ring);
     const struct reseat_pd_slot mixed[] = {{30, cap, 0},
                                            {3, ring, 0},
                                            {11, ring, RESEAT_REPLACE},
                                            {12, cap, 0}};
     assert_int_equal(reseat_pd_install_many(pd, mixed, 4, NULL), -EEXIST);
-    must(reseat_pd_install_many(pd, mixed, 3, &error), error, "installing a ring among others");
+    must(reseat_pd_install_many(pd, mixed, 3, &error), &error, "installing a ring among others");
     check_holds(pd, 3, ring);
     check_holds(pd, 11, ring);
     check_holds(pd, 30, cap);
     static const unsigned put[] = {3, 20, 30};
-    must(reseat_pd_close_many(pd, put, 3, &error), error, "closing a ring");
+    must(reseat_pd_close_many(pd, put, 3, &error), &error, "closing a ring");
     take_picture(pid, &after);
     assert_int_equal(after.count, before.count);
     close(ring);
@@ -392,7 +377,7 @@ static void installs_every_kind(void **state)
         struct reseat_error *error = NULL;
         if (caps[i] < 0)
             continue;
-        must(reseat_pd_install(pd, caps[i], 40 + (unsigned)i, 0, &error), error, "installing");
+        must(reseat_pd_install(pd, caps[i], 40 + (unsigned)i, 0, &error), &error, "installing");
         check_holds(pd, 40 + (unsigned)i, caps[i]);
         close(caps[i]);
     }

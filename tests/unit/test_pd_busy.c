@@ -31,21 +31,6 @@ static struct shared {
     atomic_int reserved; /* the number that an accept has taken */
 } * shared;
 
-static struct reseat_pd *open_pd(pid_t pid)
-{
-    struct reseat_pd *pd = NULL;
-    struct reseat_error *error = NULL;
-    if (any_pd_open(pid, &pd, &error) < 0)
-        fail_with_error("opening", error);
-    return pd;
-}
-
-static void must(int r, struct reseat_error *error, const char *what)
-{
-    if (r < 0)
-        fail_with_error(what, error);
-}
-
 /* One, many, over what is there, and all away again, from selector `first` on. */
 static void install_and_close(struct reseat_pd *pd, unsigned first, int cap)
 {
@@ -56,14 +41,14 @@ static void install_and_close(struct reseat_pd *pd, unsigned first, int cap)
         selectors[i] = first + i;
         slots[i] = (struct reseat_pd_slot){first + i, cap, i % 2 ? RESEAT_CLOEXEC : 0};
     }
-    must(reseat_pd_install(pd, cap, first, 0, &error), error, "installing one");
-    must(reseat_pd_install(pd, cap, first, RESEAT_REPLACE, &error), error, "replacing one");
-    must(reseat_pd_close(pd, first, &error), error, "closing one");
-    must(reseat_pd_install_many(pd, slots, MANY, &error), error, "installing many");
+    must(reseat_pd_install(pd, cap, first, 0, &error), &error, "installing one");
+    must(reseat_pd_install(pd, cap, first, RESEAT_REPLACE, &error), &error, "replacing one");
+    must(reseat_pd_close(pd, first, &error), &error, "closing one");
+    must(reseat_pd_install_many(pd, slots, MANY, &error), &error, "installing many");
     for (unsigned i = 0; i < MANY; i++)
         slots[i].flags = RESEAT_REPLACE;
-    must(reseat_pd_install_many(pd, slots, MANY, &error), error, "replacing many");
-    must(reseat_pd_close_many(pd, selectors, MANY, &error), error, "closing many");
+    must(reseat_pd_install_many(pd, slots, MANY, &error), &error, "replacing many");
+    must(reseat_pd_close_many(pd, selectors, MANY, &error), &error, "closing many");
 }
 
 /* Ends a target by asking it to; it must find that all is well. */
@@ -267,7 +252,7 @@ static void a_call_under_way_takes_another_number(void **state)
     struct reseat_pd *pd = open_pd(pid);
     struct reseat_error *error = NULL;
     int cap = eventfd(0, EFD_CLOEXEC);
-    must(reseat_pd_install(pd, cap, (unsigned)shared->reserved, 0, &error), error, "installing");
+    must(reseat_pd_install(pd, cap, (unsigned)shared->reserved, 0, &error), &error, "installing");
     close(connect_to_abstract(name));
     wait_accepted();
     assert_int_equal(shared->accepted, shared->reserved + 1);
@@ -397,7 +382,7 @@ static void what_a_sharer_is_opening_is_busy(void **state)
     const struct reseat_pd_slot two[] = {{30, cap, 0}, {reserved, cap, 0}};
     assert_int_equal(reseat_pd_install_many(pd, two, 2, NULL), -EBUSY);
     int none = 0;
-    must(reseat_pd_request(pd, 30, &none, NULL, &error), error, "requesting");
+    must(reseat_pd_request(pd, 30, &none, NULL, &error), &error, "requesting");
     assert_int_equal(none, -1);
     close(connect_to_abstract(name));
     wait_accepted();
@@ -481,7 +466,7 @@ static void a_filter_is_suspended_or_refused(void **state)
     if (getuid() == 0) {
         install_and_close(pd, 50, cap);
         if (ring >= 0)
-            must(reseat_pd_install(pd, ring, 20, 0, &error), error, "installing a ring");
+            must(reseat_pd_install(pd, ring, 20, 0, &error), &error, "installing a ring");
     } else {
         assert_int_equal(reseat_pd_install(pd, cap, 20, 0, &error), -EPERM);
         assert_non_null(strstr(reseat_error_message(error), "seccomp"));

@@ -78,12 +78,6 @@ struct found {
 
 static struct reseat_pd *pd;
 
-static void check(int r, struct reseat_error *error, const char *what)
-{
-    if (r < 0)
-        fail_with_error(what, error);
-}
-
 /* An eventfd's count says which object it is. It is in fdinfo, so that nobody has to take it. */
 static void note(struct found *found, unsigned selector, int cap)
 {
@@ -104,7 +98,7 @@ static void go_by_counting(struct found *found)
     for (unsigned selector = 0; selector < NUMBERS; selector++) {
         struct reseat_error *error = NULL;
         int cap = -2;
-        check(reseat_pd_request(pd, selector, &cap, NULL, &error), error, "requesting");
+        must(reseat_pd_request(pd, selector, &cap, NULL, &error), &error, "requesting");
         if (cap >= 0)
             note(found, selector, cap);
     }
@@ -115,7 +109,7 @@ static void go_by_next(struct found *found)
     for (unsigned selector = 0, next; selector != RESEAT_SELECTOR_END; selector = next) {
         struct reseat_error *error = NULL;
         int cap = -2;
-        check(reseat_pd_request(pd, selector, &cap, &next, &error), error, "requesting");
+        must(reseat_pd_request(pd, selector, &cap, &next, &error), &error, "requesting");
         assert_true(next > selector);
         if (cap >= 0)
             note(found, selector, cap);
@@ -128,7 +122,7 @@ static void go_by_list(struct found *found)
         unsigned selectors[PART_MOST];
         size_t count, capacity = 1 + random_below(PART_MOST);
         struct reseat_error *error = NULL;
-        check(reseat_pd_list(pd, from, selectors, capacity, &count, &next, &error), error, "listing");
+        must(reseat_pd_list(pd, from, selectors, capacity, &count, &next, &error), &error, "listing");
         assert_true(next > from && count <= capacity && (count == capacity || next == RESEAT_SELECTOR_END));
         for (size_t i = 0; i < count; i++) {
             assert_true(selectors[i] >= from && (i == 0 || selectors[i] > selectors[i - 1]));
@@ -143,7 +137,7 @@ static void go_by_many(struct found *found)
         struct reseat_pd_slot slots[PART_MOST];
         size_t count, capacity = 1 + random_below(PART_MOST);
         struct reseat_error *error = NULL;
-        check(reseat_pd_request_many(pd, from, slots, capacity, &count, &next, &error), error, "requesting");
+        must(reseat_pd_request_many(pd, from, slots, capacity, &count, &next, &error), &error, "requesting");
         assert_true(next > from && count <= capacity && (count == capacity || next == RESEAT_SELECTOR_END));
         for (size_t i = 0; i < count; i++) {
             assert_true(slots[i].selector >= from && (i == 0 || slots[i].selector > slots[i - 1].selector));
@@ -204,7 +198,7 @@ static int start_target(void **state)
     print_message("seed %u\n", shared->seed);
     target = subject_start(set_up_changing, NULL);
     struct reseat_error *error = NULL;
-    check(reseat_pd_open(target, &pd, &error), error, "opening");
+    must(reseat_pd_open(target, &pd, &error), &error, "opening");
     return 0;
 }
 

@@ -24,12 +24,6 @@ static struct reseat_pd *connect_to(pid_t pid)
 }
 
 /* A pointer to the error: it is set after the other arguments have been evaluated, or before. */
-static void must(int r, struct reseat_error *const *error, const char *what)
-{
-    if (r < 0)
-        fail_with_error(what, *error);
-}
-
 static int make_ring(void)
 {
     struct io_uring_params parameters = {0};

@@ -122,15 +122,6 @@ static int check_timerfd(const struct object_view *view, struct reseat_error **r
     return 0;
 }
 
-static bool is_same_boot(const struct snapshot *snapshot)
-{
-    _cleanup_free_ char *id = NULL;
-    if (file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", &id, NULL) < 0)
-        return false;
-    id[strcspn(id, "\n")] = '\0';
-    return strcmp(id, snapshot->process.boot_id) == 0;
-}
-
 static struct timespec timespec_of(int64_t ns)
 {
     return (struct timespec){.tv_sec = ns / NANOSECONDS, .tv_nsec = ns % NANOSECONDS};
@@ -139,7 +130,8 @@ static struct timespec timespec_of(int64_t ns)
 static int arm(const struct object_view *view, const struct timerfd_state *state, int fd)
 {
     bool is_wall = state->clock == CLOCK_REALTIME || state->clock == CLOCK_REALTIME_ALARM;
-    bool is_absolute = (state->flags & TFD_TIMER_ABSTIME) && (is_wall || is_same_boot(view->snapshot));
+    bool is_absolute = (state->flags & TFD_TIMER_ABSTIME) &&
+                       (is_wall || boot_id_is_current(view->snapshot->process.boot_id));
     int64_t value = state->remaining_ns + (is_absolute ? state->clock_ns : 0);
     int flags = is_absolute ? (int)state->flags & (TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET) : 0;
     struct itimerspec spec = {timespec_of(state->interval_ns), timespec_of(value)};
