@@ -103,14 +103,15 @@ def test_twins_that_clients_end_leave_nothing(context):
         _, twin = checkpoint(session, LEAVE_RUNNING)
         os.kill(twin, signal.SIGKILL)
         context.until(lambda: process_name(twin) is None, "the twin to end")
-    for name, age in (".old", 7200), (".new", 0):  # drafts that killed workers could leave
+    old, new = ".1-2.reseat-abcdef", ".1-3.reseat-abcdef"
+    for name, age in (old, 7200), (new, 0):  # drafts that killed workers could leave
         os.mkdir(f"{checkpoints}/{name}", 0o700)
         with open(f"{checkpoints}/{name}/1.core", "wb"):
             pass
         os.utime(f"{checkpoints}/{name}", (time.time() - age,) * 2)
     twin, _ = checkpoint(session, LEAVE_RUNNING)
-    assert len(left := os.listdir(checkpoints)) == 2 and ".new" in left, left
-    shutil.rmtree(f"{checkpoints}/.new")
+    assert len(left := os.listdir(checkpoints)) == 2 and new in left, left
+    shutil.rmtree(f"{checkpoints}/{new}")
     twin.call(DROP)
     assert os.listdir(checkpoints) == []
 

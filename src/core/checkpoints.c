@@ -22,12 +22,9 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 /* A client may not hold a worker for longer by its restore than this. */
 #define WAIT_MAX_NS 60000000000U
-/* A draft that is older than any worker can be. */
-#define DRAFT_SECONDS_MAX 3600
 /* As many as a message has room for. */
 #define CHOICES_MAX (PROTOCOL_MESSAGE_BYTES / sizeof(struct protocol_choice))
 
@@ -85,43 +82,27 @@ static int make_directory(const struct work *work, struct reseat_error **ret_err
     return is_ours ? 0 : error_directory(work, -EPERM, ret_error);
 }
 
-/* One entry of the directory: of a twin that was ended without core, or a draft that a worker had to leave.
- */
-static bool is_left(const char *path, const char *name)
+/* Of a twin that was ended without core. */
+static bool is_left(const char *path)
 {
     _cleanup_(snapshot_free) struct snapshot snapshot = {0};
-    struct stat status;
     uid_t owner;
-    if (name[0] == '.')
-        return lstat(path, &status) == 0 && time(NULL) - status.st_mtime > DRAFT_SECONDS_MAX;
     return image_read(path, &snapshot, &owner, NULL) == 0 && twin_check(&snapshot, NULL) == -ESRCH;
 }
 
-/* A draft need not be complete, so that image_remove() would not know it. All that is in it is core's. */
-static void remove_draft(const char *path)
-{
-    _cleanup_closedir_ DIR *stream = opendir(path);
-    for (struct dirent *entry; stream && (entry = readdir(stream));)
-        unlinkat(dirfd(stream), entry->d_name, 0);
-    rmdir(path);
-}
-
 /* What clients leave behind goes when the next one comes: they could make the directory grow otherwise, by
- * ending the twins themselves. */
+ * ending the twins themselves. So do drafts of workers that were ended. */
 static void remove_left(const struct work *work)
 {
     const char *directory = work->configuration->checkpoint_directory;
     _cleanup_closedir_ DIR *stream = opendir(directory);
-    for (struct dirent *entry; stream && (entry = readdir(stream));) {
+    if (!stream)
+        return;
+    image_remove_left_drafts(dirfd(stream), NULL);
+    for (struct dirent *entry; (entry = readdir(stream));) {
         char path[PATH_MAX];
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        if (snprintf(path, sizeof path, "%s/%s", directory, entry->d_name) >= PATH_MAX ||
-            !is_left(path, entry->d_name))
-            continue;
-        if (entry->d_name[0] == '.')
-            remove_draft(path);
-        else
+        if (entry->d_name[0] != '.' &&
+            snprintf(path, sizeof path, "%s/%s", directory, entry->d_name) < PATH_MAX && is_left(path))
             image_remove(path, NULL);
     }
 }

@@ -1,5 +1,7 @@
 /* A checkpoint directory in the making: created under a hidden name beside its final place, filled, and
- * renamed, so that it is there whole or not at all. Rests on renameat2(2) with RENAME_NOREPLACE. */
+ * renamed, so that it is there whole or not at all. Its maker has it locked; one that nobody has locked was
+ * left by a maker that was killed, and the next one removes it. Rests on renameat2(2) with RENAME_NOREPLACE
+ * and flock(2). */
 #include "image/image.h"
 #include "image/image-internal.h"
 #include "image/memory.h"
@@ -9,9 +11,13 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define TEMPORARY_TRIES 64 /* names, before giving up */
+/* Between being made and being locked, a draft looks like one that was left: for less than this. */
+#define LEFT_SECONDS_MIN 10
 
 /* Divides "/a/b/c" into "/a/b/" and "c", and "c" into "." and "c". */
 static int split_path(const char *dir, char **ret_parent, char **ret_name, struct reseat_error **ret_error)
@@ -54,7 +60,52 @@ static int make_temporary_directory(struct image_draft *draft)
         return r;
     draft->dir_fd =
         openat(draft->parent_fd, draft->temporary_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    return draft->dir_fd < 0 ? -errno : 0;
+    if (draft->dir_fd < 0)
+        return -errno;
+    flock(draft->dir_fd, LOCK_EX | LOCK_NB); /* a file system without locks: this one is never removed */
+    return 0;
+}
+
+/* Everything in an unpublished draft is ours. */
+static void remove_draft(int parent_fd, const char *name, int dir_fd)
+{
+    _cleanup_closedir_ DIR *stream = dir_fd < 0 ? NULL : directory_list(dir_fd);
+    struct dirent *entry;
+    while (stream && (entry = directory_next_entry(stream)))
+        unlinkat(dir_fd, entry->d_name, 0);
+    unlinkat(parent_fd, name, AT_REMOVEDIR);
+}
+
+/* Whether `entry` is what make_temporary_directory() makes of `name`. */
+static bool is_draft_name(const char *entry, const char *name)
+{
+    const char *part = strrchr(entry, '.');
+    bool is_draft = entry[0] == '.' && part &&
+                    strncmp(part, DIRECTORY_TEMPORARY_PART, strlen(DIRECTORY_TEMPORARY_PART)) == 0 &&
+                    strlen(part) == strlen(DIRECTORY_TEMPORARY_PART) + DIRECTORY_SUFFIX_BYTES;
+    size_t length = is_draft ? (size_t)(part - entry - 1) : 0;
+    return is_draft && (!name || (strncmp(entry + 1, name, length) == 0 && strlen(name) == length));
+}
+
+static bool is_left(int dir_fd)
+{
+    struct stat status;
+    return fstat(dir_fd, &status) == 0 && status.st_uid == geteuid() &&
+           time(NULL) - status.st_mtime >= LEFT_SECONDS_MIN && flock(dir_fd, LOCK_EX | LOCK_NB) == 0;
+}
+
+void image_remove_left_drafts(int parent_fd, const char *name)
+{
+    _cleanup_closedir_ DIR *stream = directory_list(parent_fd);
+    struct dirent *entry;
+    while (stream && (entry = directory_next_entry(stream))) {
+        if (!is_draft_name(entry->d_name, name))
+            continue;
+        _cleanup_close_ int dir_fd =
+            openat(parent_fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (dir_fd >= 0 && is_left(dir_fd))
+            remove_draft(parent_fd, entry->d_name, dir_fd);
+    }
 }
 
 int image_draft_begin(const char *dir, struct image_draft *ret_draft, struct reseat_error **ret_error)
@@ -80,6 +131,7 @@ int image_draft_begin(const char *dir, struct image_draft *ret_draft, struct res
                          dir);
     if (errno != ENOENT)
         return error_errno(ret_error, -errno, "%s", dir);
+    image_remove_left_drafts(draft.parent_fd, draft.name);
     r = make_temporary_directory(&draft);
     if (r < 0)
         return error_errno(ret_error, r, "%s: making a directory beside it", dir);
@@ -160,22 +212,12 @@ int image_draft_publish(struct image_draft *draft, struct reseat_error **ret_err
     return r < 0 ? error_errno(ret_error, r, "%s: syncing its name to the disk", draft->path) : 0;
 }
 
-/* Everything in an unpublished draft is ours. */
-static void remove_temporary_directory(struct image_draft *draft)
-{
-    _cleanup_closedir_ DIR *stream = draft->dir_fd < 0 ? NULL : directory_list(draft->dir_fd);
-    struct dirent *entry;
-    while (stream && (entry = directory_next_entry(stream)))
-        unlinkat(draft->dir_fd, entry->d_name, 0);
-    unlinkat(draft->parent_fd, draft->temporary_name, AT_REMOVEDIR);
-}
-
 void image_draft_end(struct image_draft *draft)
 {
     if (!draft->name) /* never begun */
         return;
     if (draft->temporary_name)
-        remove_temporary_directory(draft);
+        remove_draft(draft->parent_fd, draft->temporary_name, draft->dir_fd);
     base_close(&draft->dir_fd);
     base_close(&draft->parent_fd);
     free(draft->temporary_name);

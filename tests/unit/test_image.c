@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <time.h>
 #include <sys/wait.h>
 #include <xxhash.h>
 
@@ -1153,6 +1154,40 @@ static void test_draft_is_dropped(void **state)
     image_draft_end(&draft); /* ended once more: nothing happens */
 }
 
+static void make_left_draft(const char *name, time_t age)
+{
+    char path[64];
+    struct timespec times[2] = {{.tv_sec = time(NULL) - age}, {.tv_sec = time(NULL) - age}};
+    assert_int_equal(mkdir(name, 0700), 0);
+    snprintf(path, sizeof path, "%s/1.core", name);
+    write_file(path, "x", 1);
+    assert_int_equal(utimensat(AT_FDCWD, name, times, 0), 0);
+}
+
+/* Of a maker that was killed; others' names, one being made, and a young one stay. */
+static void test_left_drafts_go(void **state)
+{
+    (void)state;
+    struct reseat_error *error = NULL;
+    struct timespec times[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+    _cleanup_draft_ struct image_draft making = {0}, draft = {0};
+    assert_success(image_draft_begin("left", &making, &error), &error);
+    assert_int_equal(utimensat(AT_FDCWD, making.temporary_name, times, 0), 0);
+    make_left_draft(".left.reseat-aBc123", 60);
+    make_left_draft(".left.reseat-aBc124", 0);
+    make_left_draft(".left.reseat-aBc12", 60);
+    make_left_draft(".lefty.reseat-aBc123", 60);
+    make_left_draft("left.reseat-aBc123", 60);
+    assert_success(image_draft_begin("left", &draft, &error), &error);
+    assert_int_equal(access(".left.reseat-aBc123", F_OK), -1);
+    assert_int_equal(count_entries("."), 6);
+    int dir_fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    image_remove_left_drafts(dir_fd, NULL);
+    close(dir_fd);
+    assert_int_equal(access(".lefty.reseat-aBc123", F_OK), -1);
+    assert_int_equal(count_entries("."), 5);
+}
+
 static void test_place_is_taken_meanwhile(void **state)
 {
     (void)state;
@@ -1347,6 +1382,7 @@ int main(void)
         TEST(test_owners),
         TEST(test_place_is_taken),
         TEST(test_draft_is_dropped),
+        TEST(test_left_drafts_go),
         TEST(test_place_is_taken_meanwhile),
         TEST(test_rename_reserving),
         TEST(test_no_space),
