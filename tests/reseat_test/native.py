@@ -6,6 +6,8 @@ import os
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
 from pathlib import Path
 
+from .context import Skip
+
 CLOEXEC, READ, WRITE, REPLACE = 1, 2, 4, 1 << 8
 END = 2**32 - 1
 
@@ -26,7 +28,10 @@ class Pd:
     """A struct reseat_pd."""
 
     def __init__(self, context, pid):
-        self.library = ctypes.CDLL(str(Path(context.command).parent / "libreseat.so"))
+        library = Path(context.command).parent / "libreseat.so"
+        if b"libasan.so" in library.read_bytes():
+            raise Skip("a library with AddressSanitizer wants to be loaded first, which in Python it is not")
+        self.library = ctypes.CDLL(str(library))
         self.library.reseat_error_message.restype = c_char_p
         self.handle = c_void_p()
         self.call("reseat_pd_open", c_int(pid), byref(self.handle))
