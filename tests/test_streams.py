@@ -23,9 +23,17 @@ while True:
     client.close()
 """
 
-# What netcat does, in two lines.
-SEND = "import socket, sys, shutil; s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10); " \
-       "shutil.copyfileobj(sys.stdin.buffer, s.makefile('wb'))"
+# What netcat does, in a few lines.
+SEND = """
+import shutil, socket, sys, time
+for attempt in range(100):
+    try:
+        there = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+shutil.copyfileobj(sys.stdin.buffer, there.makefile('wb'))
+"""
 RECEIVE = "import socket, sys, shutil; c = socket.create_server(('0.0.0.0', int(sys.argv[1]))).accept()[0]; " \
           "shutil.copyfileobj(c.makefile('rb'), sys.stdout.buffer)"
 
@@ -50,7 +58,6 @@ def test_between_network_namespaces(context):
     shell = context.start(["bash", "-c", f"""
         {' '.join(there.enter('python3', '-c'))} "{RECEIVE}" 6000 |
         {' '.join(there.enter(context.command))} restore - --allow=degraded --slot 1=/dev/null"""], stderr="pipe")
-    time.sleep(0.2)
     sender = context.run(["bash", "-c", f"""set -o pipefail
         {' '.join(here.enter(context.command))} checkpoint {target.pid} -o - --allow=degraded |
         {' '.join(here.enter('python3', '-c'))} "{SEND}" 10.77.0.2 6000"""], status=None)

@@ -176,6 +176,31 @@ static int shared_is_written(void *userdata, struct reseat_error **ret_error)
     return 0;
 }
 
+/* The process ran on while its objects were judged (check_obstacles()), and may have opened others since. Now
+ * that it stands still, the verdict is final. */
+static int judge_again(const struct checkpoint *checkpoint, struct reseat_error **ret_error)
+{
+    _cleanup_(obstacles_free) struct obstacles obstacles = {0};
+    int r = durable_judge_objects(&checkpoint->snapshot, false, &obstacles, ret_error);
+    return r < 0 ? r : judge_obstacles(&obstacles, checkpoint->options->allow, NULL, NULL, ret_error);
+}
+
+static int describe(struct checkpoint *checkpoint, struct target *twin, struct reseat_error **ret_error)
+{
+    struct snapshot *snapshot = &checkpoint->snapshot;
+    bool is_image_alone = !checkpoint->leaves_running && (checkpoint->options->flags & RESEAT_IMAGE);
+    int r = 0;
+    if (is_image_alone)
+        r = durable_freeze_connections(twin->pid, snapshot, &checkpoint->freeze, ret_error);
+    if (r == 0 && !checkpoint->leaves_running)
+        r = durable_capture_objects(twin->pid, snapshot, ret_error);
+    if (r == 0)
+        r = durable_describe(twin, snapshot, ret_error);
+    if (r == 0 && is_image_alone)
+        r = judge_again(checkpoint, ret_error);
+    return r;
+}
+
 static int write_image(struct checkpoint *checkpoint, struct target *twin, struct reseat_error **ret_error)
 {
     struct snapshot *snapshot = &checkpoint->snapshot;
@@ -188,13 +213,7 @@ static int write_image(struct checkpoint *checkpoint, struct target *twin, struc
         .shared_is_written = shared_is_written,
         .userdata = checkpoint,
     };
-    int r = 0;
-    if (!checkpoint->leaves_running && (flags & RESEAT_IMAGE))
-        r = durable_freeze_connections(twin->pid, snapshot, &checkpoint->freeze, ret_error);
-    if (r == 0 && !checkpoint->leaves_running)
-        r = durable_capture_objects(twin->pid, snapshot, ret_error);
-    if (r == 0)
-        r = durable_describe(twin, snapshot, ret_error);
+    int r = describe(checkpoint, twin, ret_error);
     if (r < 0)
         return r;
     if (flags & RESEAT_IMAGE)

@@ -14,19 +14,14 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* ---- beforehand ---- */
+/* ---- what an image would not bring back ---- */
 
-int durable_find_obstacles(pid_t pid, struct obstacles *obstacles, struct reseat_error **ret_error)
+int durable_judge_objects(const struct snapshot *snapshot, bool is_running, struct obstacles *obstacles,
+                          struct reseat_error **ret_error)
 {
-    _cleanup_(snapshot_free) struct snapshot outline = {0};
     _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
-    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
-    outline.process.pid = (uint32_t)pid;
-    int r = native_pd_open(pid, &pd, ret_error);
-    if (r == 0)
-        r = object_capture_outline(pd, true, &outline, ret_error);
-    if (r == 0)
-        r = object_judge_cold(&outline, NULL, &verdicts, ret_error);
+    struct object_options options = {.is_running = is_running};
+    int r = object_judge_cold(snapshot, &options, &verdicts, ret_error);
     for (size_t i = 0; r == 0 && i < verdicts.count; i++) {
         const struct object_verdict *verdict = &verdicts.items[i];
         if (verdict->fate < OBJECT_DEGRADED || !verdict->sentence)
@@ -34,8 +29,22 @@ int durable_find_obstacles(pid_t pid, struct obstacles *obstacles, struct reseat
         r = obstacles_add(obstacles, verdict->fate == OBJECT_LOST ? SEVERITY_LOST : SEVERITY_DEGRADED,
                           (int)verdict->selector, "%s", verdict->sentence);
         if (r < 0)
-            error_errno(ret_error, r, "judging what an image of process %d would bring back", pid);
+            error_errno(ret_error, r, "judging what an image of process %u would bring back",
+                        snapshot->process.pid);
     }
+    return r;
+}
+
+int durable_find_obstacles(pid_t pid, struct obstacles *obstacles, struct reseat_error **ret_error)
+{
+    _cleanup_(snapshot_free) struct snapshot outline = {0};
+    _cleanup_(native_pd_free) struct native_pd *pd = NULL;
+    outline.process.pid = (uint32_t)pid;
+    int r = native_pd_open(pid, &pd, ret_error);
+    if (r == 0)
+        r = object_capture_outline(pd, true, &outline, ret_error);
+    if (r == 0)
+        r = durable_judge_objects(&outline, true, obstacles, ret_error);
     return r == 0 ? cold_check_process(pid, obstacles, ret_error) : r;
 }
 

@@ -7,7 +7,11 @@
 struct object_freeze;
 struct target;
 
-/* Adds what an image would not bring back of the capabilities of live process `pid`. */
+/* Adds what an image would not bring back of the objects of a snapshot. `is_running`: it is an outline of a
+ * process that runs. */
+int durable_judge_objects(const struct snapshot *snapshot, bool is_running, struct obstacles *obstacles,
+                          struct reseat_error **ret_error);
+/* The same of live process `pid`, before it is stopped. */
 int durable_find_obstacles(pid_t pid, struct obstacles *obstacles, struct reseat_error **ret_error);
 /* Whether a copy of process `pid` shares memory with it that an image has to store: then it must not run
  * while that is written. */

@@ -27,11 +27,13 @@ static const char *reason_of(const struct reseat_plan_row *row, const char *sent
 }
 
 /* `snapshot`: with objects and capabilities, of the process or of its image. */
-static int add_cold(struct plan *plan, const struct snapshot *snapshot, struct reseat_error **ret_error)
+static int add_cold(struct plan *plan, const struct snapshot *snapshot, bool is_running,
+                    struct reseat_error **ret_error)
 {
+    struct object_options options = {.is_running = is_running};
     static const enum reseat_fate fates[] = {RESEAT_KEPT, RESEAT_RECREATED, RESEAT_DEGRADED, RESEAT_LOST};
     _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
-    int r = object_judge_cold(snapshot, NULL, &verdicts, ret_error);
+    int r = object_judge_cold(snapshot, &options, &verdicts, ret_error);
     if (r < 0)
         return r;
     for (size_t i = 0; i < plan->public.row_count; i++)
@@ -70,7 +72,7 @@ int plan_cold_process(struct plan *plan, struct reseat_error **ret_error)
     if (r == 0)
         r = object_capture_outline(pd, false, &snapshot, ret_error);
     if (r == 0)
-        r = add_cold(plan, &snapshot, ret_error);
+        r = add_cold(plan, &snapshot, true, ret_error);
     if (r < 0)
         return r;
     r = add_foresight(plan);
@@ -144,5 +146,5 @@ int plan_cold_checkpoint(struct plan *plan, struct image *image, struct reseat_e
         r = add_place(plan, image);
     if (r < 0)
         return error_errno(ret_error, r, "planning for process %d", plan->public.pid);
-    return has_image && is_trusted ? add_cold(plan, snapshot, ret_error) : 0;
+    return has_image && is_trusted ? add_cold(plan, snapshot, false, ret_error) : 0;
 }

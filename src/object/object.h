@@ -207,6 +207,8 @@ struct object_options {
     const object_id_t
         *unwanted; /* something else will be put at all its selectors: neither judged nor made */
     size_t unwanted_count;
+    /* The snapshot is an outline of a process that runs: what it has written since is no change. */
+    bool is_running;
     bool allows_degraded, allows_lost; /* else -EREMOTEIO and the sentence of the first such capability */
 };
 

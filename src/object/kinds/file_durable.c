@@ -156,8 +156,9 @@ static bool is_stateless_device(unsigned device_major, unsigned device_minor)
     return false;
 }
 
-static int judge_found(const struct object_view *view, const struct file_state *state,
-                       const struct stat *stat, enum object_fate *ret_fate, char **ret_sentence)
+static int judge_found(const struct object_view *view, const struct object_options *options,
+                       const struct file_state *state, const struct stat *stat, enum object_fate *ret_fate,
+                       char **ret_sentence)
 {
     if ((stat->st_mode & S_IFMT) != (view->row->mode & S_IFMT)) {
         *ret_fate = OBJECT_LOST;
@@ -171,7 +172,8 @@ static int judge_found(const struct object_view *view, const struct file_state *
     }
     bool is_same_size = (uint64_t)stat->st_size == state->size;
     bool may_grow = (view->row->status_flags & O_APPEND) && (uint64_t)stat->st_size > state->size;
-    if (!S_ISREG(stat->st_mode) || is_same_size || may_grow || (view->row->status_flags & O_PATH))
+    bool is_content_known = !(options && options->is_running) && !(view->row->status_flags & O_PATH);
+    if (!S_ISREG(stat->st_mode) || is_same_size || may_grow || !is_content_known)
         return 0;
     *ret_fate = OBJECT_DEGRADED;
     return describe_as(ret_sentence,
@@ -195,7 +197,6 @@ static bool may_open(const struct object_view *view, int place)
 static int judge_file(const struct object_view *view, const struct object_options *options,
                       enum object_fate *ret_fate, char **ret_sentence)
 {
-    (void)options;
     struct file_state state = file_state_of(view);
     struct stat stat;
     if ((state.flags & FILE_DELETED) && S_ISREG(view->row->mode)) {
@@ -223,7 +224,7 @@ static int judge_file(const struct object_view *view, const struct object_option
         *ret_fate = OBJECT_LOST;
         return describe_as(ret_sentence, "we may not open it as the process had: %s", strerror(errno));
     }
-    return judge_found(view, &state, &stat, ret_fate, ret_sentence);
+    return judge_found(view, options, &state, &stat, ret_fate, ret_sentence);
 }
 
 static int judge_device(const struct object_view *view, const struct object_options *options,
@@ -297,7 +298,7 @@ static int open_again(struct object_making *making, const struct object_view *vi
     enum object_fate fate = OBJECT_RECREATED;
     _cleanup_free_ char *sentence = NULL;
     struct file_state state = file_state_of(view);
-    int r = judge_found(view, &state, &stat, &fate, &sentence);
+    int r = judge_found(view, making->options, &state, &stat, &fate, &sentence);
     if (r < 0 || fate == OBJECT_LOST) /* it has changed since the judgement: nothing is opened blindly */
         return error_set(ret_error, r < 0 ? r : -ESTALE, "%s", sentence ? sentence : "out of memory");
     if (!is_place || !(flags & O_NOFOLLOW))
