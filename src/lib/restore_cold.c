@@ -110,6 +110,7 @@ static struct object_options object_options(const struct cold_restore *restore)
         .unwanted_count = restore->unwanted_count,
         .allows_degraded = restore->options->allow >= RESEAT_ALLOW_DEGRADED,
         .allows_lost = restore->options->allow >= RESEAT_ALLOW_LOST,
+        .wait_ns = restore->options->wait_ns,
     };
 }
 

@@ -8,6 +8,7 @@
  * whichever of them comes first. */
 #pragma once
 
+#include "object/deputy.h"
 #include "object/object.h"
 #include "snapshot/snapshot.h"
 
@@ -107,6 +108,7 @@ struct object_making {
     size_t held_count;
     uint8_t *states;        /* per object: enum making_state */
     native_cap_t *partners; /* per object: the other end of a socket that has none inside, held by us */
+    struct deputy deputy;   /* who makes unix sockets in the name of others */
 };
 
 /* Puts a capability that was made into the set; takes it over. */

@@ -210,6 +210,7 @@ struct object_options {
     /* The snapshot is an outline of a process that runs: what it has written since is no change. */
     bool is_running;
     bool allows_degraded, allows_lost; /* else -EREMOTEIO and the sentence of the first such capability */
+    uint64_t wait_ns; /* how long a number that the dead process still has may be waited for */
 };
 
 /* What a cold restore makes of one capability. */

@@ -65,6 +65,7 @@ int making_set_flags(native_cap_t cap, unsigned flags)
 
 static void making_free(struct object_making *making)
 {
+    deputy_end(&making->deputy);
     for (size_t i = 0; i < making->held_count; i++)
         base_close(&making->held[i]);
     free(making->held);

@@ -182,17 +182,25 @@ int socket_options_check(const struct object_view *view, size_t offset, uint32_t
     return 0;
 }
 
-int socket_options_value(const struct object_view *view, size_t offset, uint32_t count, int level, int option,
-                         int fallback)
+bool socket_options_find(const struct object_view *view, size_t offset, uint32_t count, int level, int option,
+                         void *ret_value, size_t length)
 {
     for (size_t i = 0; i < count; i++) {
         struct socket_option row = option_at(view, offset, i);
-        int value;
-        memcpy(&value, row.value, sizeof value);
-        if (row.level == (uint32_t)level && row.option == (uint32_t)option && row.length >= sizeof value)
-            return value;
+        if (row.level != (uint32_t)level || row.option != (uint32_t)option || row.length < length)
+            continue;
+        memcpy(ret_value, row.value, length);
+        return true;
     }
-    return fallback;
+    return false;
+}
+
+int socket_options_value(const struct object_view *view, size_t offset, uint32_t count, int level, int option,
+                         int fallback)
+{
+    int value = fallback;
+    socket_options_find(view, offset, count, level, option, &value, sizeof value);
+    return value;
 }
 
 static bool is_known(const struct socket_option *row)

@@ -14,6 +14,9 @@ struct socket_option {
 int socket_options_capture(struct object_capture *capture, uint32_t *ret_count);
 int socket_options_check(const struct object_view *view, size_t offset, uint32_t count,
                          struct reseat_error **ret_error);
+/* The first `length` bytes of the value of an option; false: it is not there, or shorter. */
+bool socket_options_find(const struct object_view *view, size_t offset, uint32_t count, int level, int option,
+                         void *ret_value, size_t length);
 /* The value of an option that is a number. */
 int socket_options_value(const struct object_view *view, size_t offset, uint32_t count, int level, int option,
                          int fallback);

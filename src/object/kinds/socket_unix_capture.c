@@ -313,6 +313,22 @@ static int note_facts(struct object_capture *capture, struct unix_state *state)
     return r;
 }
 
+/* Whom the kernel names as its peer: a row beside the options. The process's own number is told apart, as it
+ * may be restored under another one. */
+static int add_peer(struct object_capture *capture, struct unix_state *state)
+{
+    struct socket_option row = {.level = SOL_SOCKET, .option = SO_PEERCRED, .length = sizeof(struct ucred)};
+    struct ucred peer;
+    socklen_t length = sizeof peer;
+    if (getsockopt(capture->cap, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0 || peer.uid == (uid_t)-1)
+        return 0;
+    if (peer.pid == capture_target(capture))
+        peer.pid = UNIX_PEER_ITSELF;
+    memcpy(row.value, &peer, sizeof peer);
+    state->option_count++;
+    return state_add(capture, &row, sizeof row);
+}
+
 int unix_capture(struct object_capture *capture, struct reseat_error **ret_error)
 {
     struct unix_state state = {.type = (uint32_t)capture->sight->type};
@@ -321,6 +337,8 @@ int unix_capture(struct object_capture *capture, struct reseat_error **ret_error
         r = add_names(capture, &state);
     if (r == 0)
         r = socket_options_capture(capture, &state.option_count);
+    if (r == 0)
+        r = add_peer(capture, &state);
     if (r == 0)
         r = note_facts(capture, &state);
     if (r == 0 && !(state.flags & UNIX_LISTENING) && !capture->without_content)

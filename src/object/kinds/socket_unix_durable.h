@@ -40,6 +40,8 @@ struct unix_message {
     uint32_t reserved;
 };
 
+#define UNIX_PEER_ITSELF (-1) /* as PID in the value of SO_PEERCRED: the process itself */
+
 #define UNIX_NAME_MAX    sizeof(((struct sockaddr_un *)0)->sun_path)
 #define UNIX_OBJECTS_MAX 253 /* SCM_MAX_FD */
 #define ALIGN_8(number)  (((number) + 7) & ~(uint64_t)7)

@@ -19,6 +19,26 @@
 
 /* ---- pass 1 ---- */
 
+/* In whose name a socket's peer has done its part, which is what this one tells of it. `view` NULL, or one
+ * of which it is not known: the process itself. */
+static struct deputy_principal principal_of(const struct object_making *making,
+                                            const struct object_view *view)
+{
+    const struct snapshot *snapshot = making->snapshot;
+    struct ucred own = {.pid = UNIX_PEER_ITSELF, .uid = (uid_t)-1, .gid = (gid_t)-1}, peer = own;
+    if (snapshot->states_count) {
+        own.uid = snapshot->states[0].uids[1];
+        own.gid = snapshot->states[0].gids[1];
+    }
+    struct unix_parts parts = view ? unix_parts_of(view) : (struct unix_parts){0};
+    if (!view || !socket_options_find(view, parts.options, parts.state.option_count, SOL_SOCKET, SO_PEERCRED,
+                                      &peer, sizeof peer))
+        peer = own;
+    if (peer.pid == UNIX_PEER_ITSELF)
+        peer.pid = (pid_t)snapshot->process.pid;
+    return (struct deputy_principal){peer, now_ns() + making->options->wait_ns};
+}
+
 static int new_socket(const struct object_view *view)
 {
     int fd = socket(AF_UNIX, (int)unix_parts_of(view).state.type | SOCK_CLOEXEC, 0);
@@ -46,8 +66,11 @@ static int make_single(struct object_making *making, const struct object_view *v
     if (r < 0)
         return error_errno(ret_error, r, "binding it");
     /* As many as may be are let in before the backlog is what it was. */
-    if ((state.flags & UNIX_LISTENING) && listen(fd, SOMAXCONN) < 0)
-        return error_errno(ret_error, -errno, "listening");
+    struct deputy_principal listener = principal_of(making, view);
+    if (state.flags & UNIX_LISTENING)
+        r = deputy_listen(&making->deputy, &listener, fd, SOMAXCONN);
+    if (r < 0)
+        return error_errno(ret_error, r, "listening");
     return put_socket(making, view, TAKE_FD(fd), ret_error);
 }
 
@@ -65,10 +88,11 @@ static object_id_t find_namesake(const struct object_view *view)
     return 0;
 }
 
-/* Makes a connection through a listener: ret_ends[0] is the accepted end. `client`: NULL if it is to have no
- * name. */
+/* Makes a connection through a listener: ret_ends[0] is that of `accepted`. `client`: NULL if it is to have
+ * no name. */
 static int connect_through(struct object_making *making, const struct object_view *listener,
-                           const struct object_view *client, int ret_ends[2], struct reseat_error **ret_error)
+                           const struct object_view *accepted, const struct object_view *client,
+                           int ret_ends[2], struct reseat_error **ret_error)
 {
     struct sockaddr_un address;
     int r = 0;
@@ -82,12 +106,17 @@ static int connect_through(struct object_making *making, const struct object_vie
         r = unix_bind_name(client, fd);
     _cleanup_close_ int place = -EBADF;
     socklen_t length = unix_reachable_address(listener, listening, &place, &address);
-    if (fd < 0 || r < 0 || connect(fd, (struct sockaddr *)&address, length) < 0)
-        return error_errno(ret_error, r < 0 ? r : -errno, "connecting to its listener");
-    int accepted = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
-    if (accepted < 0)
+    struct deputy_principal connecting = principal_of(making, accepted);
+    if (fd < 0)
+        r = fd;
+    if (r == 0)
+        r = deputy_connect(&making->deputy, &connecting, fd, &address, length);
+    if (r < 0)
+        return error_errno(ret_error, r, "connecting to its listener");
+    int end = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
+    if (end < 0)
         return error_errno(ret_error, -errno, "accepting from its listener");
-    ret_ends[0] = accepted;
+    ret_ends[0] = end;
     ret_ends[1] = TAKE_FD(fd);
     return 0;
 }
@@ -115,20 +144,22 @@ static int make_ends(struct object_making *making, const struct object_view *fir
     object_id_t of_first = find_namesake(first), of_second = second ? find_namesake(second) : 0;
     if (is_listener_usable(making, of_first)) {
         struct object_view listener = view_of(making->snapshot, of_first);
-        return connect_through(making, &listener, second, ret_ends, ret_error);
+        return connect_through(making, &listener, first, second, ret_ends, ret_error);
     }
     if (is_listener_usable(making, of_second)) {
         struct object_view listener = view_of(making->snapshot, of_second);
         int ends[2];
-        int r = connect_through(making, &listener, first, ends, ret_error);
+        int r = connect_through(making, &listener, second, first, ends, ret_error);
         if (r == 0) {
             ret_ends[0] = ends[1];
             ret_ends[1] = ends[0];
         }
         return r;
     }
-    if (socketpair(AF_UNIX, (int)unix_parts_of(first).state.type | SOCK_CLOEXEC, 0, ret_ends) < 0)
-        return error_errno(ret_error, -errno, "making a pair");
+    struct deputy_principal maker = principal_of(making, first);
+    int r = deputy_pair(&making->deputy, &maker, (int)unix_parts_of(first).state.type, ret_ends);
+    if (r < 0)
+        return error_errno(ret_error, r, "making a pair");
     try_bind(first, ret_ends[0]);
     if (second)
         try_bind(second, ret_ends[1]);
@@ -319,13 +350,17 @@ static int connect_waiting(struct object_making *making, const struct object_vie
     struct sockaddr_un address;
     _cleanup_close_ int place = -EBADF;
     socklen_t length = unix_reachable_address(view, making->set->caps[view_id(view)], &place, &address);
+    struct deputy_principal connecting = principal_of(making, NULL);
     for (size_t i = 0; i < parts.state.waiting_count; i++) {
         uint64_t inode;
         memcpy(&inode, view->state + parts.waiting + i * sizeof inode, sizeof inode);
         object_id_t client = unix_find_inode(view->snapshot, inode);
-        if (client && making->states[client] == MAKING_MADE &&
-            connect(making->set->caps[client], (struct sockaddr *)&address, length) < 0)
-            return error_errno(ret_error, -errno, "connecting who waits to be accepted");
+        int r =
+            client && making->states[client] == MAKING_MADE
+                ? deputy_connect(&making->deputy, &connecting, making->set->caps[client], &address, length)
+                : 0;
+        if (r < 0)
+            return error_errno(ret_error, r, "connecting who waits to be accepted");
     }
     return 0;
 }
@@ -384,8 +419,12 @@ int unix_finish(struct object_making *making, const struct object_view *view, na
         (void)!send(cap, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (state->shutdown && !has_partner && state->shutdown <= 3)
         shutdown(cap, (int)state->shutdown - 1);
-    if ((state->flags & UNIX_LISTENING) && listen(cap, (int)state->backlog) < 0)
-        return error_errno(ret_error, -errno, "listening");
+    struct deputy_principal listener = principal_of(making, view);
+    int r = state->flags & UNIX_LISTENING
+                ? deputy_listen(&making->deputy, &listener, cap, (int)state->backlog)
+                : 0;
+    if (r < 0)
+        return error_errno(ret_error, r, "listening");
     if (state->flags & UNIX_FILE_REMOVED)
         unix_remove_file(view, cap);
     socket_options_finish(view, parts.options, state->option_count, cap);
