@@ -76,6 +76,8 @@ static int check_may_kill(pid_t pid, struct reseat_error **ret_error)
 {
     if (kill(pid, 0) == 0)
         return 0;
+    if (errno == ESRCH)
+        return error_set(ret_error, -ESRCH, "process %d has ended", pid);
     return error_errno(ret_error, -errno,
                        "process %d may be traced by us but not ended, which takes CAP_KILL (or "
                        "--leave-running)",

@@ -19,6 +19,24 @@ long target_trace(int request, pid_t tid, uint64_t address, uint64_t data)
     return r < 0 ? -errno : r;
 }
 
+/* The end of a main thread is told when those of all others have been collected, which no parent does while we
+ * trace them. */
+static void collect_ends_of_others(pid_t pid)
+{
+    _cleanup_close_ int proc_fd = proc_open(pid);
+    _cleanup_free_ int *tids = NULL;
+    size_t count = 0;
+    struct proc_stat stat;
+    if (proc_fd < 0 || proc_stat_read(proc_fd, &stat) < 0 || stat.state != 'Z' ||
+        proc_list_numbers(proc_fd, "task", &tids, &count) < 0)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        siginfo_t end;
+        if (tids[i] != pid)
+            waitid(P_PID, (id_t)tids[i], &end, WEXITED | WNOHANG | __WALL);
+    }
+}
+
 int target_wait_stop(pid_t tid, uint64_t timeout_ns, int *ret_status)
 {
     uint64_t start_ns = now_ns();
@@ -38,10 +56,12 @@ int target_wait_stop(pid_t tid, uint64_t timeout_ns, int *ret_status)
         uint64_t waited_ns = now_ns() - start_ns;
         if (waited_ns > timeout_ns)
             return -ETIMEDOUT;
-        if (waited_ns < YIELD_NS)
+        if (waited_ns < YIELD_NS) {
             sched_yield();
-        else
-            nanosleep(&(struct timespec){.tv_nsec = SLEEP_NS}, NULL);
+            continue;
+        }
+        collect_ends_of_others(tid);
+        nanosleep(&(struct timespec){.tv_nsec = SLEEP_NS}, NULL);
     }
 }
 

@@ -2,6 +2,7 @@
 #include "target/target.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -18,18 +19,34 @@ struct child {
     volatile unsigned long *count;
 };
 
-static int start_child(void **state)
+static void *wait_for_ever(void *nothing)
+{
+    for (;;)
+        pause();
+    return nothing;
+}
+
+static int start_with_threads(void **state, unsigned thread_count)
 {
     struct child *child = calloc(1, sizeof *child);
     assert_non_null(child);
     child->count =
         mmap(NULL, sizeof *child->count, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     child->pid = fork();
-    if (child->pid == 0)
+    if (child->pid == 0) {
+        pthread_t thread;
+        while (thread_count-- > 0)
+            pthread_create(&thread, NULL, wait_for_ever, NULL);
         for (;; ++*child->count)
             usleep(100);
+    }
     *state = child;
     return 0;
+}
+
+static int start_child(void **state)
+{
+    return start_with_threads(state, 0);
 }
 
 static int end_child(void **state)
@@ -40,6 +57,11 @@ static int end_child(void **state)
     munmap((void *)child->count, sizeof *child->count);
     free(child);
     return 0;
+}
+
+static int start_child_with_threads(void **state)
+{
+    return start_with_threads(state, 4);
 }
 
 static void check_runs(const struct child *child)
@@ -65,6 +87,41 @@ static struct target take(const struct child *child)
     assert_int_equal(target_seize(child->pid, &target, &error), 0);
     assert_int_equal(target_stop(&target, &error), 0);
     return target;
+}
+
+static void wait_until_it_counts(const struct child *child)
+{
+    while (*child->count < 2)
+        usleep(100);
+}
+
+/* A process that is killed ends at once, whoever holds its threads. */
+static void sees_the_end_of_all_threads(void **state)
+{
+    struct child *child = *state;
+    wait_until_it_counts(child);
+    struct target target;
+    _cleanup_error_ struct reseat_error *error = NULL;
+    assert_int_equal(target_seize(child->pid, &target, NULL), 0);
+    assert_int_equal(target.thread_count, 5);
+    kill(child->pid, SIGKILL);
+    uint64_t start_ns = now_ns();
+    assert_int_equal(target_stop(&target, &error), -ESRCH);
+    target_release(&target);
+    assert_true(now_ns() - start_ns < 2000000000U);
+    assert_int_equal(kill(child->pid, 0), -1);
+}
+
+static void collects_the_end_of_a_stopped_process(void **state)
+{
+    struct child *child = *state;
+    wait_until_it_counts(child);
+    struct target target = take(child);
+    kill(child->pid, SIGKILL);
+    uint64_t start_ns = now_ns();
+    target_release(&target);
+    assert_true(now_ns() - start_ns < 2000000000U);
+    assert_int_equal(kill(child->pid, 0), -1);
 }
 
 static void leaves_nothing(void **state)
@@ -195,6 +252,9 @@ static void knows_the_extended_state(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(sees_the_end_of_all_threads, start_child_with_threads, end_child),
+        cmocka_unit_test_setup_teardown(collects_the_end_of_a_stopped_process, start_child_with_threads,
+                                        end_child),
         cmocka_unit_test_setup_teardown(leaves_nothing, start_child, end_child),
         cmocka_unit_test_setup_teardown(hands_results_on, start_child, end_child),
         cmocka_unit_test_setup_teardown(stops_at_a_failure, start_child, end_child),
