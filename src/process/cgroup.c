@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* Whether `list`, with commas, has all words of `wanted`, with commas too. */
 static bool has_all(const char *list, const char *wanted)
@@ -28,6 +29,14 @@ static bool has_all(const char *list, const char *wanted)
     return true;
 }
 
+/* Not under something that was mounted later (statx(2), STATX_MNT_ID). */
+static bool is_visible(const char *place, unsigned mount)
+{
+    struct statx status;
+    return statx(AT_FDCWD, place, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_MNT_ID, &status) == 0 &&
+           (!(status.stx_mask & STATX_MNT_ID) || status.stx_mnt_id == mount);
+}
+
 /* The mount of a hierarchy: where it is, and which of its groups is at its root. */
 static bool find_mount(const char *mounts, const char *controllers, char place[static PATH_MAX],
                        char root[static PATH_MAX])
@@ -36,11 +45,13 @@ static bool find_mount(const char *mounts, const char *controllers, char place[s
         line += *line == '\n';
         const char *end = strstr(line, " - ");
         char type[32], options[512] = "";
-        if (!end || sscanf(line, "%*d %*d %*s %4095s %4095s", root, place) != 2 ||
+        unsigned mount;
+        if (!end || sscanf(line, "%u %*d %*s %4095s %4095s", &mount, root, place) != 3 ||
             sscanf(end, " - %31s %*s %511s", type, options) < 1)
             continue;
-        if (*controllers ? strcmp(type, "cgroup") == 0 && has_all(options, controllers)
-                         : strcmp(type, "cgroup2") == 0)
+        bool is_it = *controllers ? strcmp(type, "cgroup") == 0 && has_all(options, controllers)
+                                  : strcmp(type, "cgroup2") == 0;
+        if (is_it && is_visible(place, mount))
             return true;
     }
     return false;
