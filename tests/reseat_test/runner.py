@@ -244,7 +244,7 @@ class Report:
         if self.colour:
             print("\r\033[K", end="")
         for name in self.second_tries:
-            if name not in self.failures:
+            if not any(f"{failure}/".startswith(f"{name}/") for failure in self.failures):
                 print(f"failed once, and passed alone: {name}")
         for name in self.failures if len(self.failures) > 1 else []:
             print(f"failed: {name}")
