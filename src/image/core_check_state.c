@@ -6,28 +6,35 @@
 #include <limits.h>
 #include <inttypes.h>
 
-#define SECTION_STATES     ".reseat.state"
-#define SECTION_ACTIONS    ".reseat.action"
-#define SECTION_FILTERS    ".reseat.filter"
-#define SIGNAL_MAX         64
-#define GROUPS_MAX         65536 /* NGROUPS_MAX of the kernel */
-#define AUXV_BYTES_MAX     1024
-#define FILTER_LENGTH_MAX  4096 /* BPF_MAXINSNS */
-#define FILTERS_MAX        256
-#define CONTROL_GROUPS_MAX 65536
+#define SECTION_STATES      ".reseat.state"
+#define SECTION_CREDENTIALS ".reseat.credential"
+#define SECTION_ACTIONS     ".reseat.action"
+#define SECTION_FILTERS     ".reseat.filter"
+#define SIGNAL_MAX          64
+#define GROUPS_MAX          65536 /* NGROUPS_MAX of the kernel */
+#define AUXV_BYTES_MAX      1024
+#define FILTER_LENGTH_MAX   4096 /* BPF_MAXINSNS */
+#define FILTERS_MAX         256
+#define CONTROL_GROUPS_MAX  65536
+
+static int check_groups(const struct snapshot *snapshot, const char *section, size_t row,
+                        const struct snapshot_credentials *credentials, struct reseat_error **ret_error)
+{
+    if (credentials->group_count > GROUPS_MAX)
+        return core_bad_row(ret_error, section, row, "%u groups", credentials->group_count);
+    return core_check_bytes(snapshot, section, row, "groups", credentials->groups_offset,
+                            credentials->group_count * UINT64_C(4), ret_error);
+}
 
 static int check_state(const struct snapshot *snapshot, const struct snapshot_state *state,
                        struct reseat_error **ret_error)
 {
     if (snapshot->states_count != 1)
         return core_bad_row(ret_error, SECTION_STATES, 1, "a process has one state");
-    if (state->group_count > GROUPS_MAX)
-        return core_bad_row(ret_error, SECTION_STATES, 0, "%u groups", state->group_count);
     if (state->auxv_length > AUXV_BYTES_MAX)
         return core_bad_row(ret_error, SECTION_STATES, 0, "an auxiliary vector of %" PRIu64 " bytes",
                             state->auxv_length);
-    int r = core_check_bytes(snapshot, SECTION_STATES, 0, "groups", state->groups_offset,
-                             state->group_count * UINT64_C(4), ret_error);
+    int r = check_groups(snapshot, SECTION_STATES, 0, &state->credentials, ret_error);
     if (r == 0)
         r = core_check_bytes(snapshot, SECTION_STATES, 0, "auxiliary vector", state->auxv_offset,
                              state->auxv_length, ret_error);
@@ -52,6 +59,23 @@ static int check_state(const struct snapshot *snapshot, const struct snapshot_st
 int core_check_states(const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     return snapshot->states_count ? check_state(snapshot, &snapshot->states[0], ret_error) : 0;
+}
+
+/* In the order of the threads, and not of the main thread, whose the process's are. */
+int core_check_credentials(const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    size_t thread = 1;
+    for (size_t i = 0; i < snapshot->credentials_count; i++) {
+        const struct snapshot_thread_credentials *row = &snapshot->credentials[i];
+        while (thread < snapshot->threads_count && snapshot->threads[thread].tid != row->tid)
+            thread++;
+        if (thread++ >= snapshot->threads_count)
+            return core_bad_row(ret_error, SECTION_CREDENTIALS, i, "there is no thread %u here", row->tid);
+        int r = check_groups(snapshot, SECTION_CREDENTIALS, i, &row->credentials, ret_error);
+        if (r < 0)
+            return r;
+    }
+    return 0;
 }
 
 int core_check_actions(const struct snapshot *snapshot, struct reseat_error **ret_error)

@@ -28,6 +28,8 @@ static const struct field_word process_flags_words[] = {
     {SNAPSHOT_LEFT_RUNNING, "left-running"},
     {SNAPSHOT_LOCKS_FUTURE, "locks-future"},
     {SNAPSHOT_HAS_TERMIOS, "has-termios"},
+    {SNAPSHOT_DUMPABLE, "dumpable"},
+    {SNAPSHOT_THREADS_DIFFER, "threads-differ"},
     {0},
 };
 
@@ -173,6 +175,7 @@ static const struct field threads_fields[] = {
     FIELD(snapshot_thread, name, FIELD_TEXT, 0, NULL),
     FIELD(snapshot_thread, scheduling, FIELD_BYTES, 0, NULL),
     FIELD(snapshot_thread, affinity_length, FIELD_UNSIGNED, 0, NULL),
+    FIELD(snapshot_thread, secure_bits, FIELD_ADDRESS, 0, NULL),
     FIELD(snapshot_thread, affinity, FIELD_BYTES, 0, NULL),
     FIELD(snapshot_thread, time_stamp_mode, FIELD_UNSIGNED, 0, NULL),
     FIELD(snapshot_thread, memory_fault_policy, FIELD_UNSIGNED, 0, NULL),
@@ -312,12 +315,12 @@ static const struct field actions_fields[] = {
 static const struct field states_fields[] = {
     FIELD(snapshot_state, flags, FIELD_FLAGS, 0, state_flags_words),
     FIELD(snapshot_state, umask, FIELD_ADDRESS, 0, NULL),
-    FIELDS(snapshot_state, uids, FIELD_UNSIGNED, uint32_t),
-    FIELDS(snapshot_state, gids, FIELD_UNSIGNED, uint32_t),
-    FIELD(snapshot_state, groups_offset, FIELD_BLOB, 4, NULL),
-    FIELD(snapshot_state, group_count, FIELD_UNSIGNED, 0, NULL),
-    FIELD(snapshot_state, secure_bits, FIELD_ADDRESS, 0, NULL),
-    FIELDS(snapshot_state, privileges, FIELD_ADDRESS, uint64_t),
+    FIELDS(snapshot_state, credentials.uids, FIELD_UNSIGNED, uint32_t),
+    FIELDS(snapshot_state, credentials.gids, FIELD_UNSIGNED, uint32_t),
+    FIELD(snapshot_state, credentials.groups_offset, FIELD_BLOB, 4, NULL),
+    FIELD(snapshot_state, credentials.group_count, FIELD_UNSIGNED, 0, NULL),
+    FIELD(snapshot_state, credentials.secure_bits, FIELD_ADDRESS, 0, NULL),
+    FIELDS(snapshot_state, credentials.privileges, FIELD_ADDRESS, uint64_t),
     FIELDS(snapshot_state, limits, FIELD_UNSIGNED, uint64_t),
     FIELD(snapshot_state, layout.start_code, FIELD_ADDRESS, 0, NULL),
     FIELD(snapshot_state, layout.end_code, FIELD_ADDRESS, 0, NULL),
@@ -355,6 +358,17 @@ static const struct field filters_fields[] = {
     FIELD(snapshot_filter, offset, FIELD_BLOB, 8, NULL),
     FIELD(snapshot_filter, length, FIELD_UNSIGNED, 0, NULL),
     FIELD(snapshot_filter, flags, FIELD_ADDRESS, 0, NULL),
+    {0},
+};
+
+static const struct field credentials_fields[] = {
+    FIELD(snapshot_thread_credentials, tid, FIELD_UNSIGNED, 0, NULL),
+    FIELDS(snapshot_thread_credentials, credentials.uids, FIELD_UNSIGNED, uint32_t),
+    FIELDS(snapshot_thread_credentials, credentials.gids, FIELD_UNSIGNED, uint32_t),
+    FIELD(snapshot_thread_credentials, credentials.groups_offset, FIELD_BLOB, 4, NULL),
+    FIELD(snapshot_thread_credentials, credentials.group_count, FIELD_UNSIGNED, 0, NULL),
+    FIELD(snapshot_thread_credentials, credentials.secure_bits, FIELD_ADDRESS, 0, NULL),
+    FIELDS(snapshot_thread_credentials, credentials.privileges, FIELD_ADDRESS, uint64_t),
     {0},
 };
 
@@ -399,6 +413,8 @@ const struct field_table field_tables[] = {
     {"actions", ".reseat.action", actions_fields, sizeof(struct snapshot_action), actions_rows},
     {"states", ".reseat.state", states_fields, sizeof(struct snapshot_state), states_rows},
     {"filters", ".reseat.filter", filters_fields, sizeof(struct snapshot_filter), filters_rows},
+    {"credentials", ".reseat.credential", credentials_fields, sizeof(struct snapshot_thread_credentials),
+     credentials_rows},
     {"blobs", ".reseat.blob", blobs_fields, 1, blobs_rows},
     {0},
 };

@@ -156,6 +156,7 @@ int core_check_extents(const struct snapshot *snapshot, struct reseat_error **re
 int core_check_states(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_actions(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_filters(const struct snapshot *snapshot, struct reseat_error **ret_error);
+int core_check_credentials(const struct snapshot *snapshot, struct reseat_error **ret_error);
 
 /* core_check_objects.c */
 int core_check_objects(const struct snapshot *snapshot, struct reseat_error **ret_error);

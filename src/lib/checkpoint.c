@@ -85,7 +85,7 @@ static int check_may_kill(pid_t pid, struct reseat_error **ret_error)
 }
 
 static int check_obstacles(const struct checkpoint *checkpoint, enum snapshot_form form,
-                           struct reseat_error **ret_error)
+                           bool *ret_threads_differ, struct reseat_error **ret_error)
 {
     const struct reseat_checkpoint_options *options = checkpoint->options;
     _cleanup_(obstacles_free) struct obstacles obstacles = {0};
@@ -94,6 +94,7 @@ static int check_obstacles(const struct checkpoint *checkpoint, enum snapshot_fo
      * the restore to ask. */
     if (r == 0 && (options->flags & RESEAT_IMAGE) && !checkpoint->leaves_running)
         r = durable_find_obstacles(checkpoint->pid, &obstacles, ret_error);
+    *ret_threads_differ = obstacles.threads_differ;
     return r < 0 ? r
                  : judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
 }
@@ -109,11 +110,12 @@ static int look(struct checkpoint *checkpoint, const char *dir, struct reseat_er
 {
     pid_t pid = checkpoint->pid;
     enum snapshot_form form = checkpoint->leaves_running ? SNAPSHOT_FORM_COPY : SNAPSHOT_FORM_HEIR;
+    bool threads_differ = false;
     int r = process_check_eligible(pid, ret_error);
     if (r == 0 && !checkpoint->leaves_running)
         r = check_may_kill(pid, ret_error);
     if (r == 0)
-        r = check_obstacles(checkpoint, form, ret_error);
+        r = check_obstacles(checkpoint, form, &threads_differ, ret_error);
     if (r == 0 && dir)
         r = image_draft_begin(dir, &checkpoint->draft, ret_error);
     if (r == 0)
@@ -122,6 +124,8 @@ static int look(struct checkpoint *checkpoint, const char *dir, struct reseat_er
         return r;
     if (checkpoint->leaves_running)
         checkpoint->snapshot.process.flags |= SNAPSHOT_LEFT_RUNNING;
+    if (threads_differ)
+        checkpoint->snapshot.process.flags |= SNAPSHOT_THREADS_DIFFER;
     checkpoint->lets_go_early =
         checkpoint->leaves_running && !(checkpoint->is_durable && durable_shares_memory(pid));
     if (checkpoint->leaves_running || object_has_locks(pid))

@@ -167,6 +167,8 @@ int process_capture(struct target *target, struct snapshot *snapshot, struct res
         r = capture_levels(target, snapshot);
     if (r == 0)
         r = capture_timers(target, snapshot);
+    if (r == 0 && (snapshot->process.flags & SNAPSHOT_THREADS_DIFFER))
+        r = credentials_capture_threads(target->proc_fd, snapshot);
     return r < 0 ? error_errno(ret_error, r, "capturing process %d", target->pid) : 0;
 }
 
@@ -200,6 +202,7 @@ void process_probe_thread(struct program *program, struct thread_probe *ret_prob
     probe.slack_call = program_call(program, NULL, SYS_prctl, PR_GET_TIMERSLACK);
     probe.privileges_call = program_call(program, NULL, SYS_prctl, PR_GET_NO_NEW_PRIVS);
     probe.fault_call = program_call(program, NULL, SYS_prctl, PR_MCE_KILL_GET);
+    probe.bits_call = program_call(program, NULL, SYS_prctl, PR_GET_SECUREBITS);
     program_call(program, NULL, SYS_prctl, PR_GET_TSC,
                  policy + offsetof(struct policy_answer, time_stamp_mode));
     program_call(program, NULL, SYS_get_mempolicy, policy, policy + offsetof(struct policy_answer, nodes),
@@ -224,6 +227,8 @@ void process_read_thread_probe(const struct program *program, const struct threa
     if (program_result(program, probe->privileges_call) > 0)
         ret_thread->flags |= SNAPSHOT_THREAD_NO_NEW_PRIVS;
     ret_thread->memory_fault_policy = (uint32_t)program_result(program, probe->fault_call);
+    int64_t bits = program_result(program, probe->bits_call);
+    ret_thread->secure_bits = bits > 0 ? (uint32_t)bits : 0;
     const struct policy_answer *policy = scratch_mirror(scratch, probe->policy_address);
     ret_thread->time_stamp_mode = policy->time_stamp_mode;
     ret_thread->memory_policy = policy->memory_policy;
@@ -247,6 +252,7 @@ void process_probe(struct program *program, const struct snapshot *snapshot, str
                      probe.timers_address + i * sizeof(struct itimerspec));
     program_call(program, NULL, SYS_prctl, PR_GET_PDEATHSIG, probe.flags_address);
     program_call(program, NULL, SYS_prctl, PR_GET_CHILD_SUBREAPER, probe.flags_address + 8);
+    probe.dumpable_call = program_call(program, NULL, SYS_prctl, PR_GET_DUMPABLE);
     /* A page that we mapped comes out locked after mlockall(MCL_FUTURE), and locked pages cannot be given up.
      */
     probe.locked_call = program_call(program, NULL, SYS_madvise, scratch->address + scratch->length - 4096,
@@ -277,6 +283,8 @@ void process_read_probe(const struct program *program, const struct process_prob
     process->parent_death_signal = flags[0];
     if (flags[2])
         process->flags |= SNAPSHOT_SUBREAPER;
+    if (program_result(program, probe->dumpable_call) == 1)
+        process->flags |= SNAPSHOT_DUMPABLE;
     if (program_result(program, probe->locked_call) == -EINVAL)
         process->flags |= SNAPSHOT_LOCKS_FUTURE;
 }

@@ -43,48 +43,16 @@ static int add_text(struct snapshot *snapshot, const char *text, uint64_t *ret_o
     return snapshot_add_blob(snapshot, text, strlen(text) + 1, ret_offset);
 }
 
-/* "Uid:\t1\t2\t3\t4" */
-static bool read_ids(const char *status, const char *name, uint32_t ids[4])
+static int describe_status(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state)
 {
-    const char *value = status_find(status, name);
-    return value && sscanf(value, "%u %u %u %u", &ids[0], &ids[1], &ids[2], &ids[3]) == 4;
-}
-
-static int read_groups(const char *status, struct snapshot *snapshot, struct snapshot_state *state)
-{
-    const char *value = status_find(status, "Groups");
-    _cleanup_free_ uint32_t *groups = NULL;
-    size_t count = 0;
-    while (value) {
-        char *end;
-        unsigned long group = strtoul(value, &end, 10);
-        if (end == value)
-            break;
-        uint32_t *one = array_append(groups, count);
-        if (!one)
-            return -ENOMEM;
-        *one = (uint32_t)group;
-        value = *end == '\n' ? NULL : end + strspn(end, " ");
-    }
-    state->group_count = (uint32_t)count;
-    return count ? snapshot_add_blob(snapshot, groups, count * sizeof *groups, &state->groups_offset) : 0;
-}
-
-int process_read_credentials(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state)
-{
-    static const char *const sets[] = {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"};
     _cleanup_free_ char *status = NULL;
     int r = file_read(proc_fd, "status", &status, NULL);
     if (r < 0)
         return r;
-    if (!read_ids(status, "Uid", state->uids) || !read_ids(status, "Gid", state->gids))
-        return -EBADMSG;
-    for (size_t i = 0; i < SNAPSHOT_PRIVILEGE_SETS; i++)
-        state->privileges[i] = status_number(status, sets[i], 16);
     state->umask = (uint32_t)status_number(status, "Umask", 8);
     if (status_find(status, "THP_enabled") && !status_number(status, "THP_enabled", 10))
         state->flags |= SNAPSHOT_STATE_NO_HUGE_PAGES;
-    return read_groups(status, snapshot, state);
+    return credentials_parse(status, snapshot, &state->credentials);
 }
 
 /* A line of /proc/PID/limits, which everybody may read, other than prlimit(2): its numbers stand behind 26
@@ -218,7 +186,7 @@ const char *const process_namespace_names[SNAPSHOT_NAMESPACES] = {"cgroup", "ipc
 
 int process_describe_outside(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state)
 {
-    int r = process_read_credentials(proc_fd, snapshot, state);
+    int r = describe_status(proc_fd, snapshot, state);
     if (r == 0)
         r = describe_limits(proc_fd, state);
     if (r == 0)
@@ -285,7 +253,7 @@ static int describe_inside(struct target *holder, const uint64_t report_action[4
     int64_t bits = program_result(&program, bits_call), dumpable = program_result(&program, dumpable_call),
             mdwe = program_result(&program, mdwe_call), barriers = program_result(&program, barrier_call);
     state->layout.brk = (uint64_t)program_result(&program, brk_call);
-    state->secure_bits = bits > 0 ? (uint32_t)bits : 0;
+    state->credentials.secure_bits = bits > 0 ? (uint32_t)bits : 0;
     state->dumpable = dumpable > 0 ? (uint32_t)dumpable : 0;
     state->no_write_execute = mdwe > 0 ? (uint32_t)mdwe : 0;
     state->barriers = barriers > 0 ? (uint32_t)barriers : 0;

@@ -1,6 +1,6 @@
 /* Obstacles in the threads of a process: what a thread has for itself and would not get back. All restored
- * threads are cloned from the twin's one, so they have its descriptor table, directories, credentials,
- * filters and namespaces.
+ * threads are cloned from the twin's one, so they have its descriptor table, directories, filters and
+ * namespaces, and those credentials that it may not change into theirs (credentials.c).
  *
  * Rests on task/TID/status, kcmp(2), the links in task/TID/ns, and task/TID/syscall; about 25 us a thread. A
  * class of difference is one sentence, however many threads show it. Two threads with the same number of
@@ -31,7 +31,6 @@ enum difference {
     DIFFERENT_TABLE,
     DIFFERENT_DIRECTORIES,
     DIFFERENT_CREDENTIALS,
-    DIFFERENT_PRIVILEGES,
     DIFFERENT_FILTERS,
     DIFFERENT_NAMESPACES,
     HAS_SHADOW_STACK,
@@ -49,12 +48,10 @@ static const struct {
     [DIFFERENT_DIRECTORIES] = {"a working directory, root directory and umask of its own",
                                "after a restore it would have the main thread's, and open the wrong files",
                                "checkpoint the process when that thread has ended"},
-    [DIFFERENT_CREDENTIALS] = {"user or group ids of its own",
-                               "after a restore it would run with the main thread's",
-                               "checkpoint the process when that thread has ended or has its old ids back"},
-    [DIFFERENT_PRIVILEGES] = {"capability sets (CAP_*) of its own",
-                              "after a restore it would run with the main thread's",
-                              "checkpoint the process when that thread has ended"},
+    [DIFFERENT_CREDENTIALS] =
+        {"user or group ids or capability sets (CAP_*) of its own, which the main thread may not take on",
+         "after a restore it would run with the main thread's",
+         "checkpoint the process when that thread has ended or has its old ids back"},
     [DIFFERENT_FILTERS] = {"seccomp filters other than the main thread's",
                            "after a restore it would run under the main thread's",
                            "checkpoint the process when that thread has ended"},
@@ -74,6 +71,7 @@ static const struct {
 struct findings {
     size_t count[DIFFERENCE_COUNT];
     int first_tid[DIFFERENCE_COUNT];
+    bool has_credentials; /* a thread has its own, and will again */
 };
 
 static void finding_add(struct findings *findings, enum difference difference, int tid)
@@ -100,16 +98,34 @@ static bool is_filtered(const char *status)
     return status_number(status, "Seccomp", 10) != 0;
 }
 
-static void compare_status(const char *leader, const char *status, int tid, struct findings *findings)
+/* A restored thread is cloned with the main thread's credentials, and takes on its own by itself. With other
+ * numbers in its user namespace than we see it does not come to the same. */
+static bool may_become(const struct inspection *inspection, const char *status)
 {
-    static const char *const ids[] = {"Uid", "Gid", "Groups"};
-    static const char *const privileges[] = {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"};
+    _cleanup_(snapshot_free) struct snapshot leaders = {0}, threads = {0};
+    struct snapshot_credentials leader, thread;
+    struct stat theirs, ours;
+    const char *what, *privilege;
+    return fstatat(inspection->proc_fd, "ns/user", &theirs, 0) == 0 &&
+           stat("/proc/self/ns/user", &ours) == 0 && theirs.st_ino == ours.st_ino &&
+           credentials_parse(inspection->status, &leaders, &leader) == 0 &&
+           credentials_parse(status, &threads, &thread) == 0 &&
+           credentials_may_become(&leaders, &leader, &threads, &thread, &what, &privilege);
+}
+
+static void compare_status(const struct inspection *inspection, const char *status, int tid,
+                           struct findings *findings)
+{
+    static const char *const credentials[] = {"Uid",    "Gid",    "Groups", "CapInh",
+                                              "CapPrm", "CapEff", "CapBnd", "CapAmb"};
     static const char *const filters[] = {"Seccomp", "Seccomp_filters"};
-    if (status_lines_differ(leader, status, ids, COUNT_OF(ids)))
-        finding_add(findings, DIFFERENT_CREDENTIALS, tid);
-    if (status_lines_differ(leader, status, privileges, COUNT_OF(privileges)))
-        finding_add(findings, DIFFERENT_PRIVILEGES, tid);
-    if (status_lines_differ(leader, status, filters, COUNT_OF(filters)))
+    if (status_lines_differ(inspection->status, status, credentials, COUNT_OF(credentials))) {
+        if (may_become(inspection, status))
+            findings->has_credentials = true;
+        else
+            finding_add(findings, DIFFERENT_CREDENTIALS, tid);
+    }
+    if (status_lines_differ(inspection->status, status, filters, COUNT_OF(filters)))
         finding_add(findings, DIFFERENT_FILTERS, tid);
 }
 
@@ -191,7 +207,7 @@ static int look_at_thread(struct inspection *inspection, int tid, int task_fd, c
         r = compare_thread(inspection, tid, task_fd, leader_inodes, findings);
     if (r < 0)
         return r;
-    compare_status(inspection->status, status, tid, findings);
+    compare_status(inspection, status, tid, findings);
     char features[64];
     status_copy(status, "x86_Thread_features", features, sizeof features);
     if (strstr(features, "shstk"))
@@ -291,6 +307,7 @@ int find_thread_obstacles(struct inspection *inspection, struct reseat_error **r
             return inspection_fail(inspection, r, "task", ret_error);
         any_filtered = any_filtered || filtered;
     }
+    inspection->obstacles->threads_differ = findings.has_credentials;
     r = any_filtered ? add_filter(inspection) : 0;
     if (r == 0)
         r = add_findings(inspection, &findings);

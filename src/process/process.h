@@ -24,6 +24,7 @@ struct obstacle {
 struct obstacles {
     struct obstacle *items;
     size_t count;
+    bool threads_differ; /* no obstacle: some have credentials of their own (SNAPSHOT_THREADS_DIFFER) */
 };
 
 int obstacles_add(struct obstacles *obstacles, enum severity severity, int selector, const char *format, ...)
@@ -70,11 +71,25 @@ int process_describe(struct target *holder, const uint64_t report_action[4], str
                      struct reseat_error **ret_error);
 /* The part of it that procfs says of any process, running or not. */
 int process_describe_outside(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state);
-/* Ids, groups and privileges of a process. */
-int process_read_credentials(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state);
 /* The namespaces of a process, by inode; 0: not known. */
 void process_read_namespaces(int proc_fd, uint64_t namespaces[SNAPSHOT_NAMESPACES]);
 extern const char *const process_namespace_names[SNAPSHOT_NAMESPACES];
+
+/* ---- credentials.c ---- */
+
+/* From the text of a status file (proc_pid_status(5)); groups become a blob of the snapshot. Without
+ * securebits, which only a thread itself can be asked for. -EBADMSG: not such a text. */
+int credentials_parse(const char *status, struct snapshot *snapshot,
+                      struct snapshot_credentials *ret_credentials);
+/* Fills `credentials` with those of all threads that are not as the main thread. */
+int credentials_capture_threads(int proc_fd, struct snapshot *snapshot);
+/* Whether a thread with `own` credentials (whose groups are in `ours`) may take on the `wanted` ones; if not,
+ * what it may not, and the privilege that this takes. */
+bool credentials_may_become(const struct snapshot *ours, const struct snapshot_credentials *own,
+                            const struct snapshot *snapshot, const struct snapshot_credentials *wanted,
+                            const char **ret_what, const char **ret_privilege);
+/* What the process of an image would have that we may not give it: -EPERM. */
+int process_check_privileges(const struct snapshot *snapshot, struct reseat_error **ret_error);
 
 /* ---- capture.c: what a stopped target is asked ---- */
 
@@ -88,10 +103,10 @@ void process_capture_scheduling(struct snapshot_thread *row);
 /* Where the answers of one thread's probe stand on the scratch pages. */
 struct thread_probe {
     uint64_t tid_address, stack_address, name_address, policy_address; /* where the answers will stand */
-    size_t tid_call, slack_call, privileges_call, fault_call;
+    size_t tid_call, slack_call, privileges_call, fault_call, bits_call;
 };
 
-#define PROCESS_THREAD_PROBE_CALLS 8
+#define PROCESS_THREAD_PROBE_CALLS 9
 /* Adds the calls that ask a thread what cannot be seen from outside. */
 void process_probe_thread(struct program *program, struct thread_probe *ret_probe);
 void process_read_thread_probe(const struct program *program, const struct thread_probe *probe,
@@ -100,7 +115,7 @@ void process_read_thread_probe(const struct program *program, const struct threa
 /* The same for the process, asked through its leader. */
 struct process_probe {
     uint64_t itimers_address, timers_address, flags_address;
-    size_t locked_call;
+    size_t locked_call, dumpable_call;
 };
 
 #define PROCESS_PROBE_CALLS(snapshot) (16 + (snapshot)->timers_count)
@@ -152,8 +167,6 @@ int process_visit_control_groups(const char *groups,
 
 /* Bytes of scratch pages that a restore takes. */
 size_t process_scratch_bytes(const struct snapshot *snapshot);
-/* What the process of an image would have that we may not give it: -EPERM. */
-int process_check_privileges(const struct snapshot *snapshot, struct reseat_error **ret_error);
 void seed_end(struct seed *seed); /* cleanup function; frees only its own memory */
 
 /* Everything but letting it run: family, names, capabilities' owners, threads. Afterwards all threads but the

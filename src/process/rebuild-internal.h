@@ -24,15 +24,19 @@ void rebuild_add_return(struct program *program, const struct seed *seed, const 
 /* rebuild_state.c: what only a seed that is made from an image (seed->is_bare) has to be given. Signals,
  * settings and filters, before the threads are cloned. */
 int rebuild_state(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
-/* Adds the calls by which a thread takes the credentials of the process. */
-#define REBUILD_CREDENTIAL_CALLS 160
-int rebuild_add_credentials(struct program *program, const struct seed *seed, const struct snapshot *snapshot,
-                            struct reseat_error **ret_error);
-int rebuild_leader_credentials(struct seed *seed, const struct snapshot *snapshot,
-                               struct reseat_error **ret_error);
 /* Out-of-memory score and the like, from outside; and last the limits. */
 int rebuild_scores(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
 int rebuild_limits(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
+
+/* credentials.c: adds the calls by which a thread takes its credentials, if it was not cloned with them, and
+ * how many that takes at most. */
+int rebuild_add_credentials(struct program *program, const struct seed *seed, const struct snapshot *snapshot,
+                            const struct snapshot_thread *thread, struct reseat_error **ret_error);
+size_t rebuild_credential_calls(const struct seed *seed, const struct snapshot *snapshot,
+                                const struct snapshot_thread *thread);
+/* At the very end, when all others have theirs. */
+int rebuild_leader_credentials(struct seed *seed, const struct snapshot *snapshot,
+                               struct reseat_error **ret_error);
 
 /* The next descriptor that is opened in the half-made process will be in passing: noted for the case that we
  * are killed before it is closed again, and the note taken back. */

@@ -22,17 +22,21 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
-#define SCRATCH_BASE     (192 * 1024)
-#define SCRATCH_A_THREAD (24 * 1024) /* with room for 11 KiB of extended state */
-#define SCRATCH_A_TIMER  2048
-#define SCRATCH_A_SIGNAL 512
-#define FAMILY_CALLS     16
-#define HOLDING_BYTES    64 /* of data beside the calls for one row */
+#define SCRATCH_BASE        (192 * 1024)
+#define SCRATCH_A_THREAD    (24 * 1024) /* with room for 11 KiB of extended state */
+#define SCRATCH_A_TIMER     2048
+#define SCRATCH_A_SIGNAL    512
+#define SCRATCH_CREDENTIALS (16U * 1024)
+#define FAMILY_CALLS        16
+#define HOLDING_BYTES       64 /* of data beside the calls for one row */
 
 size_t process_scratch_bytes(const struct snapshot *snapshot)
 {
-    return SCRATCH_BASE + snapshot->threads_count * SCRATCH_A_THREAD +
-           snapshot->timers_count * SCRATCH_A_TIMER + snapshot->signals_count * SCRATCH_A_SIGNAL;
+    size_t bytes = SCRATCH_BASE + snapshot->threads_count * SCRATCH_A_THREAD +
+                   snapshot->timers_count * SCRATCH_A_TIMER + snapshot->signals_count * SCRATCH_A_SIGNAL;
+    for (size_t i = 0; i < snapshot->credentials_count; i++)
+        bytes += SCRATCH_CREDENTIALS + snapshot->credentials[i].credentials.group_count * sizeof(uint32_t);
+    return bytes;
 }
 
 void seed_end(struct seed *seed)
@@ -325,7 +329,7 @@ int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct r
         r = rebuild_threads(seed, snapshot, ret_error);
     if (r == 0)
         r = rebuild_holdings(seed, snapshot, ret_error);
-    if (r == 0 && seed->is_bare)
+    if (r == 0)
         r = rebuild_leader_credentials(seed, snapshot, ret_error);
     return r == 0 && seed->is_bare ? rebuild_limits(seed, snapshot, ret_error) : r;
 }

@@ -51,14 +51,14 @@ static int plan_thread(struct seed *seed, const struct snapshot *snapshot, size_
     struct program *program = &plan->program;
     program_end(program);
     size_t calls = THREAD_CALLS + rebuild_signal_calls(snapshot, row->tid) +
-                   (seed->is_bare ? REBUILD_CREDENTIAL_CALLS : 0);
+                   rebuild_credential_calls(seed, snapshot, row);
     int r = program_begin(program, scratch, calls, PROGRAM_RETURN_BYTES, ret_error);
     if (r < 0)
         return r;
     uint64_t stack = program_birth(program);
     rebuild_add_thread_setup(program, row, &snapshot->threads[0]);
     rebuild_add_signals(program, snapshot, row->tid);
-    r = seed->is_bare ? rebuild_add_credentials(program, seed, snapshot, ret_error) : 0;
+    r = rebuild_add_credentials(program, seed, snapshot, row, ret_error);
     if (r < 0)
         return r;
     plan->present_address = scratch_take(scratch, sizeof(uint64_t), 8, NULL);

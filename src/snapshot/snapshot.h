@@ -32,6 +32,8 @@ enum snapshot_process_flags {
     SNAPSHOT_LEFT_RUNNING = 1 << 6,
     SNAPSHOT_LOCKS_FUTURE = 1 << 7, /* mlockall(MCL_FUTURE) */
     SNAPSHOT_HAS_TERMIOS = 1 << 8,
+    SNAPSHOT_DUMPABLE = 1 << 9,        /* PR_GET_DUMPABLE was 1 */
+    SNAPSHOT_THREADS_DIFFER = 1 << 10, /* some may have credentials of their own */
 };
 
 struct snapshot_itimer {
@@ -87,7 +89,7 @@ struct snapshot_thread {
     char name[16];
     uint8_t scheduling[56]; /* struct sched_attr */
     uint32_t affinity_length;
-    uint32_t reserved;
+    uint32_t secure_bits; /* PR_GET_SECUREBITS */
     uint8_t affinity[SNAPSHOT_AFFINITY_BYTES];
     uint32_t time_stamp_mode, memory_fault_policy; /* PR_GET_TSC, PR_MCE_KILL_GET */
     uint32_t memory_policy, io_priority;           /* get_mempolicy(2), ioprio_get(2) */
@@ -276,7 +278,7 @@ enum snapshot_state_flags {
     SNAPSHOT_STATE_OTHER_ROOT = 1 << 4, /* chroot(2) */
 };
 
-/* Indices of snapshot_state.privileges: the CAP_* sets, as in /proc/PID/status. */
+/* Indices of snapshot_credentials.privileges: the CAP_* sets, as in /proc/PID/status. */
 enum snapshot_privilege_set {
     SNAPSHOT_PRIVILEGES_INHERITABLE,
     SNAPSHOT_PRIVILEGES_PERMITTED,
@@ -284,6 +286,23 @@ enum snapshot_privilege_set {
     SNAPSHOT_PRIVILEGES_BOUNDING,
     SNAPSHOT_PRIVILEGES_AMBIENT,
     SNAPSHOT_PRIVILEGE_SETS,
+};
+
+/* Who a thread is: credentials(7), which in the kernel are each thread's own. */
+struct snapshot_credentials {
+    uint32_t uids[4], gids[4]; /* real, effective, saved, of the file system */
+    uint64_t groups_offset;    /* in blobs: group_count u32 */
+    uint32_t group_count;
+    uint32_t secure_bits; /* PR_GET_SECUREBITS */
+    uint64_t privileges[SNAPSHOT_PRIVILEGE_SETS];
+};
+
+/* A thread that is somebody else than its process (struct snapshot_state): setresuid(2) and the like, called
+ * past the C library, which would have all threads do it. */
+struct snapshot_thread_credentials {
+    uint32_t tid;
+    uint32_t reserved;
+    struct snapshot_credentials credentials;
 };
 
 #define SNAPSHOT_NAMESPACES 8 /* cgroup, ipc, mnt, net, pid, time, user, uts */
@@ -299,12 +318,8 @@ struct snapshot_layout {
 struct snapshot_state {
     uint32_t flags;
     uint32_t umask;
-    uint32_t uids[4], gids[4]; /* real, effective, saved, of the file system */
-    uint64_t groups_offset;    /* in blobs: group_count u32 */
-    uint32_t group_count;
-    uint32_t secure_bits; /* PR_GET_SECUREBITS */
-    uint64_t privileges[SNAPSHOT_PRIVILEGE_SETS];
-    uint64_t limits[SNAPSHOT_LIMITS][2]; /* soft, hard; by RLIMIT_* */
+    struct snapshot_credentials credentials; /* of the main thread */
+    uint64_t limits[SNAPSHOT_LIMITS][2];     /* soft, hard; by RLIMIT_* */
     struct snapshot_layout layout;
     uint64_t auxv_offset, auxv_length;                  /* in blobs */
     uint64_t directory_offset, root_offset, exe_offset; /* in blobs: paths, NUL-terminated */
@@ -346,6 +361,7 @@ struct snapshot_filter {
     X(struct snapshot_action, actions, ".reseat.action")                                                     \
     X(struct snapshot_state, states, ".reseat.state")                                                        \
     X(struct snapshot_filter, filters, ".reseat.filter")                                                     \
+    X(struct snapshot_thread_credentials, credentials, ".reseat.credential")                                 \
     X(uint8_t, blobs, ".reseat.blob")
 
 struct snapshot {

@@ -138,9 +138,114 @@ static void with_a_thread_that_differs(void (*setting)(void))
     be_checkpointed();
 }
 
+/* Past the C library, which would have all threads do it. */
 static void set_other_credentials(void)
 {
     MUST(syscall(SYS_setresuid, 1234, 1234, 0));
+}
+
+static void drop_root_alone(void)
+{
+    MUST(syscall(SYS_setgroups, 3, (gid_t[]){7, 42, 65000}));
+    MUST(syscall(SYS_setresgid, 65532, 65533, 65534));
+    MUST(syscall(SYS_setresuid, 65532, 65532, 65532));
+}
+
+static void act_for_a_user_on_files(void)
+{
+    MUST(syscall(SYS_setgroups, 1, (gid_t[]){100}));
+    syscall(SYS_setfsgid, 100);
+    syscall(SYS_setfsuid, 1000);
+}
+
+static void keep_one_capability(void)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct sets[2] = {{0}};
+    sets[0].permitted = sets[0].effective = sets[0].inheritable = 1u << CAP_NET_BIND_SERVICE;
+    MUST(prctl(PR_CAPBSET_DROP, CAP_SYS_MODULE, 0, 0, 0));
+    MUST(prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP | SECBIT_NOROOT));
+    MUST(syscall(SYS_setresuid, 65532, 65532, 65532));
+    MUST(syscall(SYS_capset, &header, sets));
+    MUST(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_BIND_SERVICE, 0, 0));
+}
+
+static void change_nothing(void)
+{
+}
+
+/* What the kernel says that the calling thread is. */
+static void describe_thread(char *text, size_t size)
+{
+    char line[4096];
+    size_t length = 0;
+    FILE *status = fopen("/proc/thread-self/status", "r");
+    CHECK(status != NULL);
+    while (fgets(line, sizeof line, status))
+        if (strncmp(line, "Uid", 3) == 0 || strncmp(line, "Gid", 3) == 0 || strncmp(line, "Groups", 6) == 0 ||
+            strncmp(line, "Cap", 3) == 0)
+            length += (size_t)snprintf(text + length, size - length, "%s", line);
+    fclose(status);
+    snprintf(text + length, size - length, "securebits %d, dumpable %d\n", prctl(PR_GET_SECUREBITS),
+             prctl(PR_GET_DUMPABLE));
+}
+
+static void (*const own_settings[])(void) = {
+    set_other_credentials, drop_root_alone, act_for_a_user_on_files, keep_one_capability, change_nothing,
+};
+#define OWN_SETTINGS (sizeof own_settings / sizeof own_settings[0])
+
+static pthread_barrier_t barrier;
+
+static void *stay_as_set(void *setting)
+{
+    char before[2048], after[2048];
+    own_settings[(intptr_t)setting]();
+    pthread_barrier_wait(&barrier); /* all have theirs */
+    pthread_barrier_wait(&barrier);
+    describe_thread(before, sizeof before);
+    pthread_barrier_wait(&barrier); /* all have looked */
+    pthread_barrier_wait(&barrier); /* checkpointed */
+    describe_thread(after, sizeof after);
+    CHECK_TEXT(after, before);
+    pthread_barrier_wait(&barrier);
+    return NULL;
+}
+
+static void threads_stay_as_set(int dumpable)
+{
+    char before[2048], after[2048];
+    MUST(pthread_barrier_init(&barrier, NULL, OWN_SETTINGS + 1));
+    for (intptr_t i = 0; i < (intptr_t)OWN_SETTINGS; i++)
+        start_thread(stay_as_set, (void *)i);
+    pthread_barrier_wait(&barrier);
+    MUST(prctl(PR_SET_DUMPABLE, dumpable));
+    pthread_barrier_wait(&barrier);
+    describe_thread(before, sizeof before);
+    pthread_barrier_wait(&barrier);
+    be_checkpointed();
+    describe_thread(after, sizeof after);
+    CHECK_TEXT(after, before);
+    pthread_barrier_wait(&barrier);
+    pthread_barrier_wait(&barrier);
+}
+
+static void thread_credentials(void)
+{
+    threads_stay_as_set(1);
+}
+
+static void thread_credentials_not_dumpable(void)
+{
+    threads_stay_as_set(0);
+}
+
+/* The main thread cannot become what the other one still is. */
+static void root_is_left_to_a_thread(void)
+{
+    start_thread(sleep_for_long, NULL);
+    drop_root_alone();
+    be_checkpointed();
 }
 
 static void set_other_table(void)
@@ -152,11 +257,6 @@ static void set_other_directory(void)
 {
     MUST(unshare(CLONE_FS));
     MUST(chdir("/"));
-}
-
-static void thread_credentials(void)
-{
-    with_a_thread_that_differs(set_other_credentials);
 }
 
 static void thread_table(void)
@@ -175,7 +275,9 @@ const struct subject subjects[] = {
     {"some-capabilities", some_capabilities, .root = true, .alone = true},
     {"may-return-to-root", may_return_to_root, .root = true, .alone = true},
     {"no-new-privileges", no_new_privileges},
-    {"thread-credentials", thread_credentials, .root = true, .refused = "all: user or group ids"},
+    {"thread-credentials", thread_credentials, .root = true, .new_pid = true},
+    {"thread-credentials-closed", thread_credentials_not_dumpable, .root = true},
+    {"root-left-to-a-thread", root_is_left_to_a_thread, .root = true, .refused = "all: user or group ids"},
     {"thread-table", thread_table, .refused = "all: table"},
     {"thread-directory", thread_directory, .refused = "all: directory"},
     {0},

@@ -205,6 +205,21 @@ static void add_reopens(struct snapshot *snapshot, size_t count)
     }
 }
 
+static void add_credentials(struct snapshot *snapshot, size_t count)
+{
+    uint32_t groups[8];
+    fill(groups, sizeof groups);
+    for (size_t i = 0; i < count; i++) {
+        struct snapshot_thread_credentials *row =
+            array_append(snapshot->credentials, snapshot->credentials_count);
+        fill(row, sizeof *row);
+        row->tid = snapshot->threads[1 + i].tid;
+        row->credentials.group_count = below(COUNT_OF(groups));
+        snapshot_add_blob(snapshot, groups, row->credentials.group_count * sizeof *groups,
+                          &row->credentials.groups_offset);
+    }
+}
+
 static void make_snapshot(struct snapshot *snapshot, size_t rows)
 {
     *snapshot = (struct snapshot){0};
@@ -214,6 +229,7 @@ static void make_snapshot(struct snapshot *snapshot, size_t rows)
     add_regions(snapshot, rows);
     add_capabilities(snapshot, rows);
     add_reopens(snapshot, rows);
+    add_credentials(snapshot, rows);
 }
 
 static void assert_same_snapshot(const struct snapshot *a, const struct snapshot *b)
@@ -415,8 +431,8 @@ static void test_fields(void **state)
     static const struct {
         const char *table;
         size_t reserved;
-    } reserved[] = {{"threads", 4}, {"signals", 4},      {"timers", 4},
-                    {"regions", 4}, {"capabilities", 4}, {"actions", 4}};
+    } reserved[] = {{"signals", 4},      {"timers", 4},  {"regions", 4},
+                    {"capabilities", 4}, {"actions", 4}, {"credentials", 4}};
     (void)state;
     size_t count = 0;
     for (const struct field_table *table = field_tables; table->name; table++, count++) {
