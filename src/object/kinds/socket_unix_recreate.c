@@ -27,8 +27,8 @@ static struct deputy_principal principal_of(const struct object_making *making,
     const struct snapshot *snapshot = making->snapshot;
     struct ucred own = {.pid = UNIX_PEER_ITSELF, .uid = (uid_t)-1, .gid = (gid_t)-1}, peer = own;
     if (snapshot->states_count) {
-        own.uid = snapshot->states[0].uids[1];
-        own.gid = snapshot->states[0].gids[1];
+        own.uid = snapshot->states[0].credentials.uids[1];
+        own.gid = snapshot->states[0].credentials.gids[1];
     }
     struct unix_parts parts = view ? unix_parts_of(view) : (struct unix_parts){0};
     if (!view || !socket_options_find(view, parts.options, parts.state.option_count, SOL_SOCKET, SO_PEERCRED,
