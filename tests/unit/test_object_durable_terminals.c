@@ -65,11 +65,11 @@ static void set_up_slave(void *userdata)
     close(slave);
 }
 
-static void capture_slave(struct snapshot *snapshot)
+static void capture_terminal_of(void (*set_up)(void *userdata), struct snapshot *snapshot)
 {
     _cleanup_(native_pd_free) struct native_pd *pd = NULL;
     _cleanup_error_ struct reseat_error *error = NULL;
-    pid_t pid = subject_start(set_up_slave, NULL);
+    pid_t pid = subject_start(set_up, NULL);
     snapshot->process.pid = (uint32_t)pid;
     if (native_pd_open(pid, &pd, &error) < 0 || object_capture(pd, snapshot, &error) < 0)
         fail_with_error("capture", error);
@@ -84,7 +84,7 @@ static void test_slave(void **state)
     struct object_options options = {.allows_lost = true}; /* what the test itself runs on does not matter */
     int master;
     assert_return_code(openpty(&master, &outside_slave, NULL, NULL, NULL), errno);
-    capture_slave(&snapshot);
+    capture_terminal_of(set_up_slave, &snapshot);
 
     _cleanup_(object_verdicts_free) struct object_verdicts same = {0}, gone = {0};
     assert_int_equal(object_judge_cold(&snapshot, NULL, &same, &error), 0);
@@ -110,11 +110,49 @@ static void test_slave(void **state)
     assert_true(write(set.caps[object_at(&snapshot, 20)], "x", 1) < 0 && errno == EIO);
 }
 
+/* ---- the controlling terminal ---- */
+
+static void set_up_controlled(void *userdata)
+{
+    set_up_slave(userdata);
+    MUST(setsid());
+    MUST(ioctl(20, TIOCSCTTY, 0));
+    put_at(21, MUST(open("/dev/tty", O_RDWR | O_NONBLOCK)));
+    close(20);
+}
+
+static void test_dev_tty(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    struct object_options options = {.allows_lost = true};
+    int master;
+    assert_return_code(openpty(&master, &outside_slave, NULL, NULL, NULL), errno);
+    capture_terminal_of(set_up_controlled, &snapshot);
+
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    assert_int_equal(object_judge_cold(&snapshot, NULL, &verdicts, &error), 0);
+    assert_int_equal(fate_of(&verdicts, 21), OBJECT_RECREATED);
+    _cleanup_(object_set_end) struct object_set set = {0};
+    if (object_recreate(&snapshot, &options, &set, &error) < 0)
+        fail_with_error("recreate", error);
+    native_cap_t cap = set.caps[object_at(&snapshot, 21)];
+    assert_int_equal(write(cap, "here", 4), 4);
+    char text[8] = "";
+    assert_int_equal(read(master, text, sizeof text), 4);
+    assert_string_equal(text, "here");
+    assert_true(fcntl(cap, F_GETFL) & O_NONBLOCK);
+    close(master);
+    close(outside_slave);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pair),
         cmocka_unit_test(test_slave),
+        cmocka_unit_test(test_dev_tty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,8 @@
  * whose other half is outside is opened again if it is still the same one: same device, same file, not made
  * since. If not, it is hung up: reading gives its end, writing fails with EIO, as when a window was closed.
  *
+ * /dev/tty is no terminal, but another name for one: it comes back under that one's own name.
+ *
  * What is in a terminal's queues cannot be looked at. Consoles and serial lines are not opened again, because
  * that has effects of its own. */
 #include "object/durable.h"
@@ -47,6 +49,16 @@ struct terminal_state {
 #define PTS_MAJOR_LAST   143
 
 /* ---- capture ---- */
+
+static bool is_pty_slave(dev_t device)
+{
+    return major(device) >= PTS_MAJOR_FIRST && major(device) <= PTS_MAJOR_LAST;
+}
+
+static unsigned pty_number(dev_t device)
+{
+    return (major(device) - PTS_MAJOR_FIRST) * 256 + minor(device);
+}
 
 static void note_modes(native_cap_t cap, struct terminal_state *state)
 {
@@ -99,6 +111,24 @@ static bool is_slave_used(const struct object_capture *capture, unsigned number)
     return false;
 }
 
+/* The pty that /dev/tty was opened for, by its path in the target's root; to be freed. NULL: it is not
+ * /dev/tty, or stands for something else. */
+static char *path_behind_dev_tty(const struct object_capture *capture, struct stat *stat)
+{
+    unsigned device = 0;
+    if (major(stat->st_rdev) != TTYAUX_MAJOR || minor(stat->st_rdev) != 0 ||
+        ioctl(capture->cap, TIOCGDEV, &device) < 0 || !is_pty_slave(device))
+        return NULL;
+    char place[64], *path = NULL;
+    struct stat found;
+    unsigned number = pty_number(device);
+    snprintf(place, sizeof place, "/proc/%d/root/dev/pts/%u", native_pd_id(capture->sight->pd), number);
+    if (lstat(place, &found) < 0 || found.st_rdev != device || asprintf(&path, "/dev/pts/%u", number) < 0)
+        return NULL;
+    *stat = found;
+    return path;
+}
+
 static int capture_terminal(struct object_capture *capture, struct reseat_error **ret_error)
 {
     struct terminal_state state = {0};
@@ -106,16 +136,17 @@ static int capture_terminal(struct object_capture *capture, struct reseat_error 
     int waiting = 0;
     if (fstat(capture->cap, &stat) < 0)
         return error_errno(ret_error, -errno, "looking at a terminal");
+    _cleanup_free_ char *own_path = path_behind_dev_tty(capture, &stat);
+    const char *path = own_path ? own_path : capture->sight->link;
     state.special_major = major(stat.st_rdev);
     state.special_minor = minor(stat.st_rdev);
     state.inode = stat.st_ino;
     state.changed_ns = stat.st_ctim.tv_sec * INT64_C(1000000000) + stat.st_ctim.tv_nsec;
-    bool is_slave = state.special_major >= PTS_MAJOR_FIRST && state.special_major <= PTS_MAJOR_LAST;
     if (state.special_major == TTYAUX_MAJOR && state.special_minor == 2)
         state.flags |= TERMINAL_MASTER;
-    if (is_slave) {
+    if (is_pty_slave(stat.st_rdev)) {
         state.flags |= TERMINAL_PTY;
-        state.number = (state.special_major - PTS_MAJOR_FIRST) * 256 + state.special_minor;
+        state.number = pty_number(stat.st_rdev);
     }
     note_modes(capture->cap, &state);
     struct pollfd poll_fd = {.fd = capture->cap};
@@ -123,10 +154,10 @@ static int capture_terminal(struct object_capture *capture, struct reseat_error 
         state.flags |= TERMINAL_HUNG_UP;
     if ((state.flags & TERMINAL_MASTER) && is_slave_used(capture, state.number))
         state.flags |= TERMINAL_USED_OUTSIDE;
-    state.path_length = (uint32_t)strlen(capture->sight->link) + 1;
+    state.path_length = (uint32_t)strlen(path) + 1;
     int r = state_add(capture, &state, sizeof state);
     if (r == 0)
-        r = state_add(capture, capture->sight->link, state.path_length);
+        r = state_add(capture, path, state.path_length);
     if (r == 0 && ioctl(capture->cap, FIONREAD, &waiting) == 0 && waiting > 0)
         r = capture_degraded(capture, "%d bytes in it have not been read and are lost", waiting);
     return r;
