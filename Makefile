@@ -18,6 +18,11 @@ check: all foc
 	@tools/setup check
 	@tests/run --build $(BUILD) $(TESTS)
 
+# The same under another kernel, in QEMU: `make check-kernel KERNEL=linux-image-6.1.0-55-amd64 TESTS=memory/`.
+KERNEL := linux-image-amd64
+check-kernel: all
+	@tests/kernels/run $(KERNEL) tests/run --build $(BUILD) --patience 20 $(TESTS)
+
 bench: all
 	@tools/setup bench
 	@bench/run --build $(BUILD)
@@ -50,4 +55,4 @@ install: all
 clean:
 	@rm -rf $(BUILD) $(SANITIZE)
 
-.PHONY: all demo check bench lint sanitize foc foc-run install clean
+.PHONY: all demo check check-kernel bench lint sanitize foc foc-run install clean

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
+patience = 1  # how many times as long as is usual we wait for anything (tests/run --patience)
 TWIN_NAME = "reseat:"  # a twin's name in ps is `reseat:PID`
 
 
@@ -115,7 +116,7 @@ class Program:
 
     def expect(self, text, seconds=10.0):
         """Waits until it has written `text` (after what was expected before); returns everything up to it."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * patience
         while (at := self.output.find(text, self.seen)) < 0:
             if time.monotonic() > deadline:
                 raise Failure(f"{self.name} did not write {text!r} within {seconds} s, but {self.output[self.seen:]!r}")
@@ -176,7 +177,7 @@ class Context:
 
     def until(self, condition, what, seconds=10.0):
         """Waits until `condition()` is true and returns its value; fails with `what` when the time is over."""
-        deadline, pause = time.monotonic() + seconds, 0.0005
+        deadline, pause = time.monotonic() + seconds * patience, 0.0005
         while not (value := condition()):
             if time.monotonic() > deadline:
                 raise Failure(f"waited {seconds} s for {what}")
@@ -196,7 +197,7 @@ class Context:
 
         def attempt():
             try:
-                return socket.create_connection(("127.0.0.1", port), timeout=10)
+                return socket.create_connection(("127.0.0.1", port), timeout=10 * patience)
             except ConnectionRefusedError:
                 return None
 
@@ -349,7 +350,7 @@ class Context:
             except (Failure, Skip) as failure:
                 complaints.append(f"clean-up: {failure}")
         self.reap()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 * patience
         while left := process_descendants(os.getpid()):
             if time.monotonic() > deadline:
                 raise Failure(f"cannot be killed: {' '.join(map(str, left))}")

@@ -141,7 +141,7 @@ class Worker:
         self.test = test
         self.directory = tempfile.mkdtemp(dir=top)
         os.chmod(self.directory, 0o755)  # some subjects drop root and still have to reach it
-        self.deadline = time.monotonic() + test.timeout
+        self.deadline = time.monotonic() + test.timeout * context_module.patience
         self.results, writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -176,7 +176,7 @@ class Worker:
     def give_up(self):
         """Ends a test that takes too long, and all that it has started."""
         left = process_descendants(self.pid)
-        text = [f"not done after {self.test.timeout} s; what was running:"]
+        text = [f"not done after {self.test.timeout * context_module.patience} s; what was running:"]
         for pid in left:
             text.append(f"  {pid} {process_name(pid)} {process_state(pid)}")
         for pid in left + [self.pid]:
@@ -307,6 +307,8 @@ def parse(arguments):
                         "subject goes on in its place, or it is stopped and continued by signals; a subject that still "
                         "passes checks nothing that these would not keep")
     parser.add_argument("--together", action="store_true", help="do not give each test a PID namespace of its own")
+    parser.add_argument("--patience", type=int, default=1, metavar="N", help="wait N times as long for everything: on "
+                        "a slow machine")
     parser.add_argument("--list", action="store_true", help="only say what there is")
     return parser.parse_args(arguments)
 
@@ -334,6 +336,7 @@ def main(arguments):
         os.environ["SUBJECT_SABOTAGE"] = options.sabotage
     os.environ["LC_ALL"] = "C.UTF-8"
     context_module.become_subreaper()
+    context_module.patience = options.patience
     top = tempfile.mkdtemp(prefix="reseat-tests-")
     os.chmod(top, 0o755)
     report = Report(options.verbose)
