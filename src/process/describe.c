@@ -32,6 +32,17 @@
 #define PR_GET_MDWE_NUMBER           66 /* Linux 6.3 */
 #define MEMBARRIER_GET_REGISTRATIONS 512
 
+/* Before Linux 6.3 nobody says what a process has registered for; but only who has may use it. (Whoever is to
+ * be reached by MEMBARRIER_CMD_GLOBAL_EXPEDITED cannot be told from others.) */
+static const struct {
+    uint64_t use;
+    uint32_t registration;
+} barriers_of_kinds[] = {
+    {MEMBARRIER_CMD_PRIVATE_EXPEDITED, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED},
+    {MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE},
+    {MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ},
+};
+
 struct kernel_action {
     uint64_t handler, flags, restorer, mask;
 };
@@ -231,6 +242,8 @@ static int describe_inside(struct target *holder, const uint64_t report_action[4
     size_t flusher_call = program_call(&program, NULL, SYS_prctl, PR_GET_IO_FLUSHER);
     size_t mdwe_call = program_call(&program, NULL, SYS_prctl, PR_GET_MDWE_NUMBER);
     size_t barrier_call = program_call(&program, NULL, SYS_membarrier, MEMBARRIER_GET_REGISTRATIONS);
+    for (size_t i = 0; i < COUNT_OF(barriers_of_kinds); i++)
+        program_call(&program, NULL, SYS_membarrier, barriers_of_kinds[i].use);
     r = program_run_batch(holder, &program, ret_error);
     if (r < 0)
         return r;
@@ -257,6 +270,9 @@ static int describe_inside(struct target *holder, const uint64_t report_action[4
     state->dumpable = dumpable > 0 ? (uint32_t)dumpable : 0;
     state->no_write_execute = mdwe > 0 ? (uint32_t)mdwe : 0;
     state->barriers = barriers > 0 ? (uint32_t)barriers : 0;
+    for (size_t i = 0; barriers < 0 && i < COUNT_OF(barriers_of_kinds); i++)
+        if (program_result(&program, barrier_call + 1 + i) == 0)
+            state->barriers |= barriers_of_kinds[i].registration;
     if (program_result(&program, flusher_call) > 0)
         state->flags |= SNAPSHOT_STATE_IO_FLUSHER;
     return 0;

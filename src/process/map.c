@@ -26,6 +26,7 @@
 struct map_reader {
     int proc_fd, pagemap_fd; /* the latter only while the kernel can tell guards */
     struct snapshot_vma vma;
+    uint64_t resident_bytes;
     bool has_vma, is_deleted;
     char *path; /* "" if it has none */
 };
@@ -195,11 +196,18 @@ static void read_line(struct map_reader *reader, const char *line)
     uint64_t value = status_number(line, "ProtectionKey", 10);
     if (value)
         reader->vma.protection_key = (uint32_t)value;
+    if (starts_with(line, "Rss:"))
+        reader->resident_bytes = status_number(line, "Rss", 10) * 1024;
     value = status_number(line, "KernelPageSize", 10);
     if (value > 4)
         reader->vma.page_shift = (uint32_t)(63 - __builtin_clzll(value * 1024));
     if (starts_with(line, "VmFlags:"))
         read_flags(&reader->vma, line);
+    /* Some kernels do not say (" lf") that pages are locked when they are there; but else all would be. */
+    struct snapshot_vma *vma = &reader->vma;
+    if ((vma->flags & SNAPSHOT_VMA_LOCKED) && (vma->protection & PROT_READ) &&
+        reader->resident_bytes < vma->end - vma->start)
+        vma->flags |= SNAPSHOT_VMA_LOCKED_ONFAULT;
 }
 
 /* The part of a name that is given to anonymous memory (PR_SET_VMA_ANON_NAME); "" if there is none. */

@@ -5,6 +5,7 @@
  * argument of a later call. Calls that hand out data through pointers can do the same, so the interpreter
  * needs no variables. */
 #include "target/target.h"
+#include "target/target-internal.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -236,6 +237,9 @@ int program_await(struct target *target, struct target_thread *thread, const str
             if (arch_sp(regs) == program->stop_sp)
                 return 0;
         }
+        r = target_check_dispatched(thread, signal, ret_error);
+        if (r < 0)
+            return r;
         /* Somebody else's signal (only SIGSTOP and the report signal can get through): it must wait. A ptrace
          * event (a group stop, a clone) is nobody's signal. */
         if (signal)

@@ -5,6 +5,7 @@
  * private executable mapping. ptrace may write there (FOLL_FORCE makes a private copy of the page); the bytes
  * are zeroed again afterwards. See vdso(7), proc_pid_maps(5). */
 #include "target/target.h"
+#include "target/target-internal.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -57,6 +58,10 @@ static int find_stub_place(struct target *target, uint64_t *ret_address, struct 
         if (sscanf(line, "%lx-%lx %4s", &start, &end, permissions) != 3 || strcmp(permissions, "r-xp") != 0)
             continue;
         bool is_vdso = strstr(line, "[vdso]");
+        if (is_vdso) {
+            target->vdso_address = start;
+            target->vdso_length = end - start;
+        }
         if ((is_vdso || !found) && has_room(target, end))
             found = end - ARCH_STUB_BYTES;
         if (is_vdso && found)
@@ -99,7 +104,7 @@ static int write_stub(struct target *target, struct reseat_error **ret_error)
 
 /* Runs the leader until it leaves the system call of the stub. Other stops on the way (a group stop, a signal
  * that cannot be blocked) are passed over. */
-static int run_to_exit(struct target_thread *leader)
+static int run_to_exit(struct target_thread *leader, struct reseat_error **ret_error)
 {
     for (int stops_seen = 0; stops_seen < 2;) {
         if (ptrace(PTRACE_SYSCALL, leader->tid, NULL, NULL) < 0)
@@ -112,10 +117,14 @@ static int run_to_exit(struct target_thread *leader)
         leader->is_stopped = true;
         if (status >> 16)
             continue;
-        if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+        if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {
             stops_seen++;
-        else
-            leader->held_signal = WSTOPSIG(status);
+            continue;
+        }
+        r = target_check_dispatched(leader, WSTOPSIG(status), ret_error);
+        if (r < 0)
+            return r;
+        leader->held_signal = WSTOPSIG(status);
     }
     return 0;
 }
@@ -133,9 +142,11 @@ int64_t target_system_call(struct target *target, long number, const uint64_t ar
 
     r = target_move_thread(leader, regs, 0);
     if (r == 0)
-        r = run_to_exit(leader);
+        r = run_to_exit(leader, ret_error);
     if (r == 0)
         r = target_get_regs(leader->tid, regs);
+    if (r < 0 && ret_error && *ret_error)
+        return r;
     if (r < 0)
         return error_errno(ret_error, r, "running system call %ld in process %d", number, target->pid);
     return arch_result(regs);

@@ -32,6 +32,9 @@
 /* Links that the directory task/ has besides one for each thread (proc_task_getattr() in fs/proc/base.c). */
 #define TASK_DIRECTORY_LINKS 2
 
+/* So often a thread is let run on that stands in the vDSO. */
+#define VDSO_TRIES 64
+
 /* For how long threads that are counted but not listed are looked for. */
 #define CENSUS_TIMEOUT_NS 1000000000U
 
@@ -375,8 +378,9 @@ static int read_state(struct target *target, struct target_thread *thread)
     if (r < 0)
         return r;
     /* Linux 6.4; before, nobody can tell, and it stays as it is. */
-    if (target_trace(GET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof thread->dispatch,
-                     (uint64_t)&thread->dispatch) < 0)
+    thread->may_be_dispatched = target_trace(GET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid,
+                                             sizeof thread->dispatch, (uint64_t)&thread->dispatch) < 0;
+    if (thread->may_be_dispatched)
         thread->dispatch = (struct dispatch_config){0};
     return (int)target_trace(PTRACE_GETSIGMASK, thread->tid, sizeof thread->signal_mask,
                              (uint64_t)&thread->signal_mask);
@@ -403,6 +407,8 @@ static int await_stops_from(struct target *target, size_t first, struct reseat_e
 {
     int r = 0;
     for (size_t i = first; r == 0 && i < target->thread_count; i++) {
+        if (target->threads[i].is_stopped)
+            continue;
         r = wait_interrupted(target, &target->threads[i], ret_error);
         if (r == 0)
             r = read_registers(&target->threads[i]);
@@ -449,11 +455,11 @@ int target_seize_leader(pid_t pid, struct target *ret_target, struct reseat_erro
     return 0;
 }
 
-int target_stop(struct target *target, struct reseat_error **ret_error)
+/* Waits until all threads stand still, those that have come meanwhile, too. */
+static int await_all(struct target *target, struct reseat_error **ret_error)
 {
     struct thread_census census = {.unknown = 1}; /* who has come since the process was seized */
-    uint64_t last_found_ns = target->stop_ns = now_ns();
-    interrupt_threads(target);
+    uint64_t last_found_ns = now_ns();
     int r = await_stops_from(target, 0, ret_error);
     while (r == 0 && has_leader(target) && may_run_on(target, &census, &last_found_ns)) {
         size_t first = target->thread_count;
@@ -461,6 +467,17 @@ int target_stop(struct target *target, struct reseat_error **ret_error)
         if (r == 0)
             r = await_stops_from(target, first, ret_error);
     }
+    return r;
+}
+
+int target_stop(struct target *target, struct reseat_error **ret_error)
+{
+    unsigned tries = 0;
+    target->stop_ns = now_ns();
+    interrupt_threads(target);
+    int r = await_all(target, ret_error);
+    while (r == 0 && target->leaves_vdso && tries++ < VDSO_TRIES && target_run_out_of_vdso(target))
+        r = await_all(target, ret_error);
     if (r < 0)
         return r;
     if (!has_leader(target))

@@ -44,6 +44,7 @@ struct target_thread {
     uint64_t regs[ARCH_REGS_WORDS]; /* as at the stop, with an interrupted system call set to be made again */
     uint64_t signal_mask;
     struct dispatch_config dispatch;
+    bool may_be_dispatched;                  /* this kernel does not say (before Linux 6.4) */
     struct __ptrace_rseq_configuration rseq; /* restartable sequences; all zero: not registered */
 };
 
@@ -67,8 +68,11 @@ struct target {
     bool report_is_caught;         /* the program has a handler for it */
     struct target_thread *threads; /* the first is the leader */
     size_t thread_count;
-    uint64_t stub_address; /* 0: not written */
-    uint64_t stub_place;   /* where it would fit; 0: not looked for */
+    uint64_t stub_address;              /* 0: not written */
+    uint64_t stub_place;                /* where it would fit; 0: not looked for */
+    uint64_t vdso_address, vdso_length; /* found together with that */
+    bool leaves_vdso; /* to be stopped where no thread stands in the vDSO, which another kernel has otherwise
+                       */
     struct scratch scratch;
     bool keeps_scratch; /* a twin: its pages stay when it is let go */
     pid_t *births;      /* what its programs cloned while PTRACE_O_TRACECLONE was set */

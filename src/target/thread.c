@@ -5,13 +5,15 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 
-#define YIELD_NS 300000 /* how long to wait by yielding before sleeping */
-#define SLEEP_NS 100000
+#define YIELD_NS       300000 /* how long to wait by yielding before sleeping */
+#define SLEEP_NS       100000
+#define VDSO_MOMENT_NS 50000 /* for a thread to leave the vDSO */
 
 long target_trace(int request, pid_t tid, uint64_t address, uint64_t data)
 {
@@ -92,7 +94,23 @@ int target_move_thread(struct target_thread *thread, const uint64_t regs[ARCH_RE
     /* Registers first, then the mask: from where they point the thread puts its mask back by itself. */
     int r = target_set_regs(thread->tid, regs);
     thread->is_moved = true;
-    return r < 0 ? r : target_set_signal_mask(thread->tid, program_signal_mask(report_signal));
+    uint64_t mask = program_signal_mask(report_signal);
+    if (thread->may_be_dispatched) /* blocked, the kernel would take the handler away to force it */
+        mask &= ~(UINT64_C(1) << (SIGSYS - 1));
+    return r < 0 ? r : target_set_signal_mask(thread->tid, mask);
+}
+
+int target_check_dispatched(const struct target_thread *thread, int signal, struct reseat_error **ret_error)
+{
+    siginfo_t info;
+    if (signal != SIGSYS || target_trace(PTRACE_GETSIGINFO, thread->tid, 0, (uint64_t)&info) < 0 ||
+        info.si_code != SYSTEM_CALL_DISPATCHED)
+        return 0;
+    return error_set(
+        ret_error, -EOPNOTSUPP,
+        "the system calls of thread %d are dispatched to itself (syscall user dispatch), which can "
+        "be switched off for ours from Linux 6.4 on",
+        thread->tid);
 }
 
 int target_set_options(struct target *target, pid_t tid, unsigned options)
@@ -132,4 +150,24 @@ int target_write(struct target *target, uint64_t address, const void *data, size
 {
     ssize_t n = pwrite(target->mem_fd, data, length, (off_t)address);
     return n == (ssize_t)length ? 0 : n < 0 ? -errno : -EFAULT;
+}
+
+bool target_run_out_of_vdso(struct target *target)
+{
+    static const struct timespec moment = {.tv_nsec = VDSO_MOMENT_NS};
+    bool has_any = false;
+    for (size_t i = 0; i < target->thread_count; i++) {
+        struct target_thread *thread = &target->threads[i];
+        if (arch_ip(thread->regs) - target->vdso_address >= target->vdso_length)
+            continue;
+        target_trace(PTRACE_CONT, thread->tid, 0, 0);
+        thread->is_stopped = false;
+        has_any = true;
+    }
+    if (has_any)
+        nanosleep(&moment, NULL);
+    for (size_t i = 0; i < target->thread_count; i++)
+        if (!target->threads[i].is_stopped)
+            target_trace(PTRACE_INTERRUPT, target->threads[i].tid, 0, 0);
+    return has_any;
 }

@@ -144,6 +144,7 @@ static void dispatch_to_the_program(void)
     MUST(sigaction(SIGSYS, &(struct sigaction){.sa_sigaction = answer_dispatched, .sa_flags = SA_SIGINFO},
                    NULL));
     dispatch_selector = SYSCALL_DISPATCH_FILTER_ALLOW;
+    need_linux(6, 4, "before, nobody can see syscall user dispatch");
     if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &dispatch_selector) < 0)
         skip("this kernel has no syscall user dispatch");
     be_checkpointed();
@@ -172,6 +173,7 @@ static void dispatch_while_blocked(void)
 {
     MUST(sigaction(SIGSYS, &(struct sigaction){.sa_sigaction = answer_dispatched, .sa_flags = SA_SIGINFO},
                    NULL));
+    need_linux(6, 4, "before, nobody can see syscall user dispatch");
     if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0) < 0)
         skip("this kernel has no syscall user dispatch");
     pthread_t thread = start_thread(spin_blocked, NULL);

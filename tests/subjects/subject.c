@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <sys/socket.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 
 #define TEXT_BYTES (4 << 20)
@@ -45,6 +46,17 @@ void skip(const char *reason)
 {
     say("skip: %s", reason);
     _exit(77);
+}
+
+void need_linux(int major, int minor, const char *reason)
+{
+    struct utsname name;
+    int ours = 0, ours_minor = 0;
+
+    MUST(uname(&name));
+    sscanf(name.release, "%d.%d", &ours, &ours_minor);
+    if (ours < major || (ours == major && ours_minor < minor))
+        skip(reason);
 }
 
 static void go_on_as_a_fork(void)

@@ -72,6 +72,8 @@ void be_checkpointed(void);
 _Noreturn void fail(const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 _Noreturn void skip(const char *reason);
+/* Skips on a kernel before that, which lacks what the reason says. */
+void need_linux(int major, int minor, const char *reason);
 
 #define CHECK(condition)                                                                                     \
     do {                                                                                                     \
