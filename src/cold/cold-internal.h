@@ -70,8 +70,14 @@ struct cold_building {
     bool *is_filled; /* of each mapping: has content in the image that it needs */
 };
 
+/* The same for what stays in the process, once all else is where it belongs: out of the way. */
+int cold_find_high_place(const struct cold_building *building, uint64_t length, uint64_t *ret_address,
+                         struct reseat_error **ret_error);
+
 bool cold_has_guards(void);
 bool cold_is_special(const struct snapshot_vma *vma);
+/* The lowest address of the vDSO and its data; 0: there are none. */
+uint64_t cold_lowest_special(const struct snapshot *map);
 /* Moves the vDSO and its data, which keep their distances: what is at `from` goes to `to`. */
 void cold_add_special_moves(struct program_batch *batch, const struct snapshot *map, uint64_t from,
                             uint64_t to);
@@ -102,8 +108,15 @@ const struct snapshot_vma *cold_find_vdso(const struct snapshot *map);
 int cold_place_vdso(const struct cold_building *building, const struct cold_place *place,
                     struct reseat_error **ret_error);
 
-/* Whether the vDSO of the snapshot is this kernel's. */
+/* Whether the vDSO of the snapshot is this kernel's, or can be bridged to that. */
 int cold_check_vdso(const struct cold_plan *plan, struct reseat_error **ret_error);
 /* Memory of the snapshot as far as it is in the image; what is not is zero. */
 int cold_read_memory(const struct cold_plan *plan, uint64_t address, uint64_t length, void *data,
                      struct reseat_error **ret_error);
+
+/* ---- vdso_bridge.c ---- */
+
+/* Changes the code of a vDSO so that its functions lead to those of another, which will be at `our_address`
+ * (ours NULL: to system calls). Fails, and changes nothing, if that is not possible. */
+int cold_bridge_vdso(uint8_t *code, size_t length, const uint8_t *ours, size_t our_length,
+                     uint64_t our_address, struct reseat_error **ret_error);

@@ -71,6 +71,21 @@ static uint64_t find_gap(struct pieces *pieces, uint64_t length)
     return 0;
 }
 
+/* The lowest address of the highest gap: where no heap grows up to, and no stack down to. */
+static uint64_t find_high_gap(struct pieces *pieces, uint64_t length)
+{
+    uint64_t end = COLD_TASK_BYTES;
+    if (pieces->count)
+        qsort(pieces->items, pieces->count, sizeof pieces->items[0], compare_pieces);
+    for (size_t i = pieces->count; i-- > 0; end = pieces->items[i].start) {
+        uint64_t start = pieces->items[i].end + COLD_PAGE_BYTES;
+        uint64_t margin = end == COLD_TASK_BYTES ? COLD_PAGE_BYTES : MARGIN_BYTES;
+        if (start < end && end - start >= length + margin)
+            return start;
+    }
+    return 0;
+}
+
 /* MADV_GUARD_INSTALL. */
 bool cold_has_guards(void)
 {
@@ -110,6 +125,17 @@ int cold_find_place(const struct snapshot *snapshot, size_t scratch_length, stru
     return 0;
 }
 
+int cold_find_high_place(const struct cold_building *building, uint64_t length, uint64_t *ret_address,
+                         struct reseat_error **ret_error)
+{
+    _cleanup_(pieces_free) struct pieces taken = {0};
+    int r = add_pieces(&taken, building->snapshot);
+    *ret_address = r < 0 ? 0 : find_high_gap(&taken, length);
+    return *ret_address ? 0
+                        : error_errno(ret_error, -ENOMEM, "looking for room for the vDSO of process %u",
+                                      building->snapshot->process.pid);
+}
+
 /* ---- out of our memory ---- */
 
 void cold_add_special_moves(struct program_batch *batch, const struct snapshot *map, uint64_t from,
@@ -124,7 +150,7 @@ void cold_add_special_moves(struct program_batch *batch, const struct snapshot *
     }
 }
 
-static uint64_t lowest_special(const struct snapshot *map)
+uint64_t cold_lowest_special(const struct snapshot *map)
 {
     for (size_t i = 0; i < map->vmas_count; i++)
         if (cold_is_special(&map->vmas[i]))
@@ -143,7 +169,7 @@ static int leave_memory(const struct cold_place *place, struct target *process,
     if (r < 0)
         return r;
     uint64_t end = place->parking + place->parking_length;
-    cold_add_special_moves(&batch, &own, lowest_special(&own), place->parking);
+    cold_add_special_moves(&batch, &own, cold_lowest_special(&own), place->parking);
     program_call(&batch.program, "leaving our memory", SYS_munmap, 0, place->scratch);
     program_call(&batch.program, "leaving our memory", SYS_munmap, end, COLD_TASK_BYTES - end);
     return program_batch_run(&batch, ret_error);

@@ -261,6 +261,7 @@ static int carry_out(struct checkpoint *checkpoint, struct reseat_error **ret_er
 {
     _cleanup_(twin_discard) struct target twin = TARGET_NONE;
     int r = target_seize(checkpoint->pid, &checkpoint->target, ret_error);
+    checkpoint->target.leaves_vdso = checkpoint->is_durable;
     if (r == 0)
         r = make_twin(checkpoint, &twin, ret_error);
     if (r == 0)

@@ -69,3 +69,10 @@ const char *arch_missing_xstate(const void *xstate, size_t length);
 /* How long the extended state is on this machine as ptrace gives and takes it; 0: not known. Two machines
  * with the same components may still lay them out differently. */
 size_t arch_xstate_length(void);
+
+/* Code for the place of a function that the program calls: a jump to another address, or what does the same
+ * by a system call (of a function that is not known: fails with ENOSYS). Returns its length. */
+#define ARCH_JUMP_BYTES       14
+#define ARCH_SUBSTITUTE_BYTES 32 /* at most */
+size_t arch_jump_build(uint8_t *code, uint64_t to);
+size_t arch_substitute_build(uint8_t *code, const char *function);
