@@ -64,8 +64,12 @@ void base_error_free(struct reseat_error **error);
 int file_read(int dir_fd, const char *path, char **ret_text, size_t *ret_length);
 int fd_read_whole(int fd, char **ret_text, size_t *ret_length);
 int fd_write_all(int fd, const void *data, size_t length);
+int fd_write_at(int fd, const void *data, size_t length, uint64_t offset);
 /* The target of a symbolic link as a string of its own. */
 int link_read(int dir_fd, const char *path, char **ret_target);
+
+/* As many descriptors as we may have (RLIMIT_NOFILE). */
+void descriptor_limit_raise(void);
 
 /* ---- time ---- */
 

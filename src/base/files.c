@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 void base_free(void *pointer_to_pointer)
@@ -30,6 +31,15 @@ void base_closedir(DIR **dir)
 {
     if (*dir)
         closedir(*dir);
+}
+
+void descriptor_limit_raise(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 int fd_read_whole(int fd, char **ret_text, size_t *ret_length)
@@ -77,6 +87,21 @@ int fd_write_all(int fd, const void *data, size_t length)
         if (n < 0)
             return -errno;
         bytes += n;
+        length -= (size_t)n;
+    }
+    return 0;
+}
+
+int fd_write_at(int fd, const void *data, size_t length, uint64_t offset)
+{
+    for (const uint8_t *from = data; length > 0;) {
+        ssize_t n = pwrite(fd, from, length, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        from += n;
+        offset += (uint64_t)n;
         length -= (size_t)n;
     }
     return 0;

@@ -10,6 +10,7 @@
 #define CELL_BYTES  40 /* longer texts are cut in a table */
 #define LINE_BYTES  90 /* and in a line of their own, unless everything is wanted (-v) */
 #define EXTENTS     "extents"
+#define CONTENTS    "contents"
 
 enum { OPTION_CHECK = 1 };
 
@@ -67,7 +68,8 @@ static void begin_table(struct show *show, const struct reseat_shown *shown)
 {
     finish_table(show);
     /* Where memory lies in the file is a long list that says little. */
-    if (!show->cli->verbose && strcmp(shown->table, EXTENTS) == 0)
+    bool is_of_places = strcmp(shown->table, EXTENTS) == 0 || strcmp(shown->table, CONTENTS) == 0;
+    if (!show->cli->verbose && is_of_places)
         return;
     show->name = shown->table;
     show->row_count = shown->row_count;
@@ -206,15 +208,16 @@ const struct cli_verb verb_show = {
     .name = "show",
     .usage = "DIR|FILE [--check]",
     .summary = "show what is in an image",
-    .about = "Prints every table of the image: process, threads, signals, timers, memory map, capabilities, "
-             "objects, …\n"
-             "docs/image.md says what the fields mean. With -v also where each piece of memory lies in the "
-             "file. With\n"
-             "--json everything, as one object with an array a table. The memory itself is for a debugger:\n"
-             "gdb PROGRAM DIR/PID.core.\n"
-             "\n"
-             "Example: which files it had mapped\n"
-             "  $ reseat show ckpt --json | jq -r '.vmas[].path' | sort -u\n",
+    .about =
+        "Prints every table of the image: process, threads, signals, timers, memory map, capabilities, "
+        "objects, …\n"
+        "docs/image.md says what the fields mean. With -v also where each piece of memory and content lies "
+        "in the file. With\n"
+        "--json everything, as one object with an array a table. The memory itself is for a debugger:\n"
+        "gdb PROGRAM DIR/PID.core.\n"
+        "\n"
+        "Example: which files it had mapped\n"
+        "  $ reseat show ckpt --json | jq -r '.vmas[].path' | sort -u\n",
     .options = options,
     .run = run,
 };

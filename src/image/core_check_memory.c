@@ -1,6 +1,7 @@
 /* Whether the memory map and the extents make sense: mappings and extents in ascending order, none over
- * another, whole pages, each extent in one mapping. What the numbers mean to the kernel (protection,
- * addresses that it does not allow) it checks itself. */
+ * another, whole pages, each extent in one mapping or of one object. What the numbers mean to the kernel
+ * (protection, addresses that it does not allow) it checks itself; how long the file of an object is, its
+ * kind knows (object_check()). */
 #include "image/image-internal.h"
 
 #include <errno.h>
@@ -8,10 +9,11 @@
 #include <limits.h>
 #include <string.h>
 
-#define SECTION_VMAS    ".reseat.vma"
-#define SECTION_EXTENTS ".reseat.extent"
-#define PAGE_SHIFT_MIN  12
-#define PAGE_SHIFT_MAX  40
+#define SECTION_VMAS     ".reseat.vma"
+#define SECTION_EXTENTS  ".reseat.extent"
+#define SECTION_CONTENTS ".reseat.content"
+#define PAGE_SHIFT_MIN   12
+#define PAGE_SHIFT_MAX   40
 
 static bool are_pages(uint64_t address)
 {
@@ -58,18 +60,21 @@ int core_check_vmas(const struct snapshot *snapshot, struct reseat_error **ret_e
     return r;
 }
 
-static int check_extent(const struct snapshot *snapshot, size_t row, struct reseat_error **ret_error)
+/* What is so in both tables. `extents`: all of them. */
+static int check_extent(const struct snapshot_extent *extents, size_t row, const char *section,
+                        struct reseat_error **ret_error)
 {
-    const struct snapshot_extent *extent = &snapshot->extents[row];
+    const struct snapshot_extent *extent = &extents[row];
     if (extent->length == 0 || extent->length > CORE_EXTENT_BYTES_MAX || !are_pages(extent->address) ||
-        !are_pages(extent->length) || extent->length > UINT64_MAX - extent->address)
-        return core_bad_row(ret_error, SECTION_EXTENTS, row, "%" PRIu64 " bytes at %" PRIx64 " are no extent",
+        extent->address > INT64_MAX - CORE_EXTENT_BYTES_MAX)
+        return core_bad_row(ret_error, section, row, "%" PRIu64 " bytes at %" PRIx64 " are no extent",
                             extent->length, extent->address);
     if (extent->stored_length == 0 || extent->stored_length > extent->length)
-        return core_bad_row(ret_error, SECTION_EXTENTS, row, "%" PRIu64 " bytes cannot be stored in %" PRIu64,
+        return core_bad_row(ret_error, section, row, "%" PRIu64 " bytes cannot be stored in %" PRIu64,
                             extent->length, extent->stored_length);
-    if (row > 0 && extent->address < extent[-1].address + extent[-1].length)
-        return core_bad_row(ret_error, SECTION_EXTENTS, row,
+    if (row > 0 && extent->object == extent[-1].object &&
+        extent->address < extent[-1].address + extent[-1].length)
+        return core_bad_row(ret_error, section, row,
                             "begins at %" PRIx64 ", before the extent before it ends", extent->address);
     return 0;
 }
@@ -80,9 +85,12 @@ int core_check_extents(const struct snapshot *snapshot, struct reseat_error **re
     size_t v = 0;
     for (size_t i = 0; i < snapshot->extents_count; i++) {
         const struct snapshot_extent *extent = &snapshot->extents[i];
-        int r = check_extent(snapshot, i, ret_error);
+        int r = check_extent(snapshot->extents, i, SECTION_EXTENTS, ret_error);
         if (r < 0)
             return r;
+        if (!are_pages(extent->length) || extent->object != 0)
+            return core_bad_row(ret_error, SECTION_EXTENTS, i, "%" PRIu64 " bytes of object %u are no memory",
+                                extent->length, extent->object);
         while (v < snapshot->vmas_count && snapshot->vmas[v].end <= extent->address)
             v++;
         if (v == snapshot->vmas_count || extent->address < snapshot->vmas[v].start ||
@@ -90,6 +98,23 @@ int core_check_extents(const struct snapshot *snapshot, struct reseat_error **re
             return core_bad_row(ret_error, SECTION_EXTENTS, i,
                                 "%" PRIx64 "-%" PRIx64 " is not within one mapping", extent->address,
                                 extent->address + extent->length);
+    }
+    return 0;
+}
+
+/* Object by object. The end of a file may be anywhere, so the last extent of one need not be whole pages. */
+int core_check_contents(const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    for (size_t i = 0; i < snapshot->contents_count; i++) {
+        const struct snapshot_extent *extent = &snapshot->contents[i];
+        int r = check_extent(snapshot->contents, i, SECTION_CONTENTS, ret_error);
+        if (r < 0)
+            return r;
+        if (extent->object == 0 || extent->object > snapshot->objects_count)
+            return core_bad_row(ret_error, SECTION_CONTENTS, i, "there is no object %u", extent->object);
+        if (i > 0 && extent->object < extent[-1].object)
+            return core_bad_row(ret_error, SECTION_CONTENTS, i, "object %u comes after object %u",
+                                extent->object, extent[-1].object);
     }
     return 0;
 }

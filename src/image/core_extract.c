@@ -126,16 +126,21 @@ static int compare_places(const void *a, const void *b)
     return left->file_offset < right->file_offset ? -1 : left->file_offset > right->file_offset;
 }
 
-int core_sort_extents(const struct snapshot *snapshot, const struct snapshot_extent ***ret_places)
+int core_sort_extents(const struct snapshot *snapshot, const struct snapshot_extent ***ret_places,
+                      size_t *ret_count)
 {
-    size_t count = snapshot->extents_count;
-    const struct snapshot_extent **places = calloc(count + 1, sizeof *places);
+    size_t count = 0;
+    const struct snapshot_extent **places =
+        calloc(snapshot->extents_count + snapshot->contents_count + 1, sizeof *places);
     if (!places)
         return -ENOMEM;
-    for (size_t i = 0; i < count; i++)
-        places[i] = &snapshot->extents[i];
+    for (size_t i = 0; i < snapshot->extents_count; i++)
+        places[count++] = &snapshot->extents[i];
+    for (size_t i = 0; i < snapshot->contents_count; i++)
+        places[count++] = &snapshot->contents[i];
     qsort(places, count, sizeof *places, compare_places);
     *ret_places = places;
+    *ret_count = count;
     return 0;
 }
 
@@ -143,25 +148,24 @@ int core_view_check_extents(const struct core_view *view, const struct snapshot 
                             struct reseat_error **ret_error)
 {
     _cleanup_free_ const struct snapshot_extent **places = NULL;
-    if (snapshot->extents_count == 0)
-        return 0;
-    if (!view->memory)
-        return error_set(ret_error, -EBADMSG, "section %s: missing", CORE_SECTION_MEMORY);
-    int r = core_sort_extents(snapshot, &places);
+    size_t count = 0;
+    int r = core_sort_extents(snapshot, &places, &count);
     if (r < 0)
-        return error_errno(ret_error, r, "checking %zu extents", snapshot->extents_count);
+        return error_errno(ret_error, r, "checking the extents");
+    if (count > 0 && !view->memory)
+        return error_set(ret_error, -EBADMSG, "section %s: missing", CORE_SECTION_MEMORY);
 
     const Elf64_Shdr *memory = &view->sections[view->memory];
     uint64_t start = memory->sh_offset, end = start + memory->sh_size;
-    for (size_t i = 0; i < snapshot->extents_count; i++) {
+    for (size_t i = 0; i < count; i++) {
         const struct snapshot_extent *extent = places[i];
         bool is_inside = extent->file_offset >= start && extent->file_offset <= end &&
                          extent->stored_length <= end - extent->file_offset;
+        bool is_memory = extent->object == 0;
         if (!is_inside)
-            return error_set(ret_error, -EBADMSG,
-                             "section .reseat.extent: row %zu: overlaps another in the file, or lies outside "
-                             "%s",
-                             (size_t)(extent - snapshot->extents), CORE_SECTION_MEMORY);
+            return core_bad_row(ret_error, is_memory ? ".reseat.extent" : ".reseat.content",
+                                (size_t)(extent - (is_memory ? snapshot->extents : snapshot->contents)),
+                                "overlaps another in the file, or lies outside %s", CORE_SECTION_MEMORY);
         start = extent->file_offset + extent->stored_length;
     }
     return 0;

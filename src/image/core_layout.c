@@ -6,6 +6,7 @@
  * the headers, the entry of the checksums themselves is computed with itself as zero. What lies between
  * sections is zero, and the reader insists on it. */
 #include "image/image-internal.h"
+#include "image/memory.h"
 
 #include <errno.h>
 #include <string.h>
@@ -150,4 +151,16 @@ int core_layout_write(struct core_layout *layout, int fd)
         }
     }
     return 0;
+}
+
+/* Last of all comes the header, without which it is no ELF file. */
+int core_layout_sink(const struct core_layout *layout, struct core_sink *sink)
+{
+    uint64_t offset = layout->start;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < layout->piece_count; i++) {
+        r = core_sink_write(sink, offset, layout->pieces[i].iov_base, layout->pieces[i].iov_len);
+        offset += layout->pieces[i].iov_len;
+    }
+    return r == 0 ? core_sink_write(sink, 0, &layout->header, sizeof layout->header) : r;
 }

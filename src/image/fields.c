@@ -277,6 +277,7 @@ static const struct field extents_fields[] = {
     FIELD(snapshot_extent, file_offset, FIELD_UNSIGNED, 0, NULL),
     FIELD(snapshot_extent, stored_length, FIELD_UNSIGNED, 0, NULL),
     FIELD(snapshot_extent, checksum, FIELD_ADDRESS, 0, NULL),
+    FIELD(snapshot_extent, object, FIELD_UNSIGNED, 0, NULL),
     {0},
 };
 
@@ -410,6 +411,7 @@ const struct field_table field_tables[] = {
     {"capabilities", ".reseat.capability", capabilities_fields, sizeof(struct snapshot_capability),
      capabilities_rows},
     {"objects", ".reseat.object", objects_fields, sizeof(struct snapshot_object), objects_rows},
+    {"contents", ".reseat.content", extents_fields, sizeof(struct snapshot_extent), contents_rows},
     {"actions", ".reseat.action", actions_fields, sizeof(struct snapshot_action), actions_rows},
     {"states", ".reseat.state", states_fields, sizeof(struct snapshot_state), states_rows},
     {"filters", ".reseat.filter", filters_fields, sizeof(struct snapshot_filter), filters_rows},

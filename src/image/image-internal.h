@@ -45,6 +45,11 @@ struct image_source;
 /* An extent is at most this long, so that reading one takes little memory. */
 #define CORE_EXTENT_BYTES_MAX (1U << 20)
 
+static inline uint64_t core_page_up(uint64_t number)
+{
+    return (number + CORE_PAGE_BYTES - 1) & ~(uint64_t)(CORE_PAGE_BYTES - 1);
+}
+
 /* ---- core_layout.c: a snapshot as a file ---- */
 
 /* What a file with memory has besides the tables: where the memory lies in it, what the program headers say,
@@ -113,8 +118,9 @@ int core_view_verify(const struct core_view *view, struct reseat_error **ret_err
 /* core_extract.c. Only well-formed rows: whether they make sense is core_check_snapshot()'s to say. */
 int core_view_extract(const struct core_view *view, struct snapshot *ret_snapshot,
                       struct reseat_error **ret_error);
-/* The extents in the order in which they lie in the file. -ENOMEM. */
-int core_sort_extents(const struct snapshot *snapshot, const struct snapshot_extent ***ret_places);
+/* The extents of both tables in the order in which they lie in the file. -ENOMEM. */
+int core_sort_extents(const struct snapshot *snapshot, const struct snapshot_extent ***ret_places,
+                      size_t *ret_count);
 /* Whether the extents lie in the section of the memory, none over another. */
 int core_view_check_extents(const struct core_view *view, const struct snapshot *snapshot,
                             struct reseat_error **ret_error);
@@ -152,6 +158,7 @@ const uint32_t *number_set_sort(struct number_set *set);
 bool core_is_full_path(const char *path);
 int core_check_vmas(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_extents(const struct snapshot *snapshot, struct reseat_error **ret_error);
+int core_check_contents(const struct snapshot *snapshot, struct reseat_error **ret_error);
 /* core_check_state.c */
 int core_check_states(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_actions(const struct snapshot *snapshot, struct reseat_error **ret_error);

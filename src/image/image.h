@@ -20,13 +20,22 @@ enum image_flags {
     IMAGE_SELF_CONTAINED = 1 << 1, /* also what is in the files that are mapped */
 };
 
+/* A file that an object is on, and that comes back with its content. */
+struct image_content {
+    uint32_t object; /* id in the object table */
+    int fd;          /* ours, with a position of its own */
+    uint64_t size;
+};
+
 /* Where the memory of an image comes from. */
 struct image_source {
     pid_t pid; /* the stopped target, or its twin: ours to trace, and not running */
     unsigned flags;
+    const struct image_content *contents;
+    size_t content_count;
     struct image_progress progress; /* called by the thread that writes */
-    /* Called when the memory is written that a copy shares with the process that it is of: that may run from
-     * now on. Not 0: the writing ends with that. NULL: nobody waits for it. */
+    /* Called when the memory is written that a copy shares with the process that it is of, and the contents:
+     * that may run from now on. Not 0: the writing ends with that. NULL: nobody waits for it. */
     int (*shared_is_written)(void *userdata, struct reseat_error **ret_error);
     void *userdata;
 };
@@ -50,9 +59,9 @@ int image_draft_begin(const char *dir, struct image_draft *ret_draft, struct res
  * not survive this boot. */
 int image_draft_write(struct image_draft *draft, const struct snapshot *snapshot,
                       struct reseat_error **ret_error);
-/* The same with the memory that the rows of snapshot->vmas speak of; fills snapshot->extents. File and
- * directory are on the disk afterwards, and image_draft_publish() sees to it that the name is, too. Takes
- * little memory whatever the size. */
+/* The same with the memory that the rows of snapshot->vmas speak of, and the contents; fills
+ * snapshot->extents and snapshot->contents. File and directory are on the disk afterwards, and
+ * image_draft_publish() sees to it that the name is, too. Takes little memory whatever the size. */
 int image_draft_write_memory(struct image_draft *draft, struct snapshot *snapshot,
                              const struct image_source *source, struct reseat_error **ret_error);
 /* The same into a stream (docs/image.md). */

@@ -1,11 +1,12 @@
-/* The memory of a process, written. Little by little: a thread takes the next run of pages (at most 1 MiB),
- * reads it, leaves out pages of zeros, and writes the rest, so that a few buffers are all it takes whatever
- * the size. Several threads do so at once, because reading, checksums and writing each take about as long.
+/* The memory of a process, and the contents of its objects, written. Little by little: a thread takes the
+ * next run of pages (at most 1 MiB), reads it, leaves out pages of zeros, and writes the rest, so that a few
+ * buffers are all it takes whatever the size. Several threads do so at once, because reading, checksums and
+ * writing each take about as long.
  *
  * Where it goes in the file: a mapping lies there as it lies in memory, so that a program header can say so
  * and a debugger can read it; what is not stored is a hole. Only very large mappings with large holes are
  * divided, and with compression those that a debugger needs least (what is no stack, no file's and larger
- * than 1 MiB): their extents follow each other, and no program header shows them.
+ * than 1 MiB): their extents follow each other, and no program header shows them. Nor does one show contents.
  *
  * Rests on process_vm_readv(2); on /proc/PID/mem for pages that the program itself may not read; on XXH3 and
  * ZSTD_compressCCtx. */
@@ -37,6 +38,7 @@ struct writing {
     const struct image_source *source;
     struct core_sink *sink;
     int mem_fd;
+    struct content_scan contents; /* what is handed out first */
     struct page_scan scan;
     struct memory_layout layout;
     uint64_t done, total; /* bytes, for the progress */
@@ -66,24 +68,46 @@ struct worker {
 
 /* A run that a thread has taken. */
 struct chunk {
+    const struct image_content *content; /* NULL: memory */
     uint64_t start, end;
     uint64_t file_offset; /* NOT_PLACED: compressed */
     bool leaves_out_zeros;
 };
 
-/* Takes the next run: 1, or 0 if there is none. */
-static int take_chunk(struct writing *writing, struct chunk *ret_chunk)
+static int take_content(struct writing *writing, struct chunk *ret_chunk)
+{
+    struct chunk chunk = {.file_offset = NOT_PLACED, .leaves_out_zeros = true};
+    int r = content_scan_next(&writing->contents, CORE_EXTENT_BYTES_MAX, &chunk.content, &chunk.start,
+                              &chunk.end);
+    if (r <= 0)
+        return r;
+    uint64_t length = chunk.end - chunk.start;
+    if (!writing->layout.compresses)
+        chunk.file_offset = memory_layout_append(&writing->layout, length, CORE_PAGE_BYTES);
+    writing->done += length;
+    *ret_chunk = chunk;
+    return 1;
+}
+
+static int take_memory(struct writing *writing, struct chunk *ret_chunk)
 {
     struct page_run run;
     int r = page_scan_next(&writing->scan, CORE_EXTENT_BYTES_MAX, &run);
     if (r <= 0)
         return r;
     const struct snapshot_vma *vma = &writing->snapshot->vmas[run.vma];
-    *ret_chunk = (struct chunk){run.start, run.end, NOT_PLACED, !memory_is_of_file(vma)};
+    *ret_chunk = (struct chunk){NULL, run.start, run.end, NOT_PLACED, !memory_is_of_file(vma)};
     if (!memory_layout_compresses(&writing->layout, vma))
         r = memory_layout_place(&writing->layout, &run, &ret_chunk->file_offset);
     writing->done += run.end - run.start;
     return r < 0 ? r : 1;
+}
+
+/* Takes the next run: 1, or 0 if there is none. */
+static int take_chunk(struct writing *writing, struct chunk *ret_chunk)
+{
+    int r = take_content(writing, ret_chunk);
+    return r == 0 ? take_memory(writing, ret_chunk) : r;
 }
 
 /* ---- one run ---- */
@@ -142,6 +166,24 @@ static int read_memory(struct writing *writing, uint64_t address, uint8_t *to, u
     return r;
 }
 
+/* A file that becomes shorter meanwhile ends in zeros. */
+static int read_content(struct writing *writing, const struct chunk *chunk, uint8_t *to, uint64_t length)
+{
+    uint64_t done = 0;
+    while (done < length) {
+        ssize_t n = pread(chunk->content->fd, to + done, length - done, (off_t)(chunk->start + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return fail(writing, -errno, "reading the content of object %u", chunk->content->object);
+        if (n == 0)
+            break;
+        done += (uint64_t)n;
+    }
+    memset(to + done, 0, core_page_up(length) - done);
+    return 0;
+}
+
 static bool is_zero_page(const uint8_t *page)
 {
     uint64_t first;
@@ -159,44 +201,55 @@ static int pack(struct worker *worker, struct snapshot_extent *extent, const uin
         extent->stored_length = length;
     }
     pthread_mutex_lock(&worker->writing->lock);
-    extent->file_offset = memory_layout_append(&worker->writing->layout, extent->stored_length);
+    extent->file_offset = memory_layout_append(&worker->writing->layout, extent->stored_length, 8);
     pthread_mutex_unlock(&worker->writing->lock);
     return 0;
 }
 
-static int write_extent(struct worker *worker, uint64_t address, const uint8_t *content, uint64_t length,
-                        uint64_t file_offset)
+static int add_extent(struct snapshot *snapshot, const struct snapshot_extent *extent)
+{
+    struct snapshot_extent *row = extent->object ? array_append(snapshot->contents, snapshot->contents_count)
+                                                 : array_append(snapshot->extents, snapshot->extents_count);
+    if (!row)
+        return -ENOMEM;
+    *row = *extent;
+    return 0;
+}
+
+/* The bytes of a chunk from `at` on, which stand in `content`. */
+static int write_extent(struct worker *worker, const struct chunk *chunk, uint64_t at, uint64_t length,
+                        const uint8_t *content)
 {
     struct writing *writing = worker->writing;
-    struct snapshot_extent extent = {.address = address,
+    struct snapshot_extent extent = {.address = chunk->start + at,
                                      .length = length,
-                                     .file_offset = file_offset,
-                                     .stored_length = length};
-    if (file_offset == NOT_PLACED)
+                                     .file_offset = chunk->file_offset + at,
+                                     .stored_length = length,
+                                     .object = chunk->content ? chunk->content->object : 0};
+    if (chunk->file_offset == NOT_PLACED)
         pack(worker, &extent, &content);
     extent.checksum = XXH3_64bits(content, extent.stored_length);
     int r = core_sink_write(writing->sink, extent.file_offset, content, extent.stored_length);
     if (r < 0)
         return fail(writing, r, "writing memory");
     pthread_mutex_lock(&writing->lock);
-    struct snapshot_extent *row = array_append(writing->snapshot->extents, writing->snapshot->extents_count);
-    if (row)
-        *row = extent;
+    r = add_extent(writing->snapshot, &extent);
     pthread_mutex_unlock(&writing->lock);
-    return row ? 0 : fail(writing, -ENOMEM, "writing memory");
+    return r < 0 ? fail(writing, r, "writing memory") : 0;
 }
 
 static int write_chunk(struct worker *worker, const struct chunk *chunk)
 {
+    struct writing *writing = worker->writing;
     uint64_t length = chunk->end - chunk->start, at = 0;
-    int r = read_memory(worker->writing, chunk->start, worker->content, length);
+    int r = chunk->content ? read_content(writing, chunk, worker->content, length)
+                           : read_memory(writing, chunk->start, worker->content, length);
     while (r == 0 && at < length) {
         uint64_t end = at;
         while (end < length && !(chunk->leaves_out_zeros && is_zero_page(worker->content + end)))
             end += CORE_PAGE_BYTES;
-        if (end > at)
-            r = write_extent(worker, chunk->start + at, worker->content + at, end - at,
-                             chunk->file_offset == NOT_PLACED ? NOT_PLACED : chunk->file_offset + at);
+        if (end > at) /* the end of a file may be within a page */
+            r = write_extent(worker, chunk, at, (end < length ? end : length) - at, worker->content + at);
         at = end + CORE_PAGE_BYTES;
     }
     return r;
@@ -291,9 +344,11 @@ static int run_workers(struct writing *writing)
 
 /* ---- what the file says of it ---- */
 
-static int compare_addresses(const void *a, const void *b)
+static int compare_extents(const void *a, const void *b)
 {
     const struct snapshot_extent *left = a, *right = b;
+    if (left->object != right->object)
+        return left->object < right->object ? -1 : 1;
     return left->address < right->address ? -1 : left->address > right->address;
 }
 
@@ -301,7 +356,9 @@ static int describe(struct writing *writing, struct core_memory *memory, struct 
 {
     struct snapshot *snapshot = writing->snapshot;
     if (snapshot->extents_count)
-        qsort(snapshot->extents, snapshot->extents_count, sizeof snapshot->extents[0], compare_addresses);
+        qsort(snapshot->extents, snapshot->extents_count, sizeof snapshot->extents[0], compare_extents);
+    if (snapshot->contents_count)
+        qsort(snapshot->contents, snapshot->contents_count, sizeof snapshot->contents[0], compare_extents);
     int r = memory_layout_describe(&writing->layout, memory);
     Elf64_Phdr *notes = r == 0 ? array_append(memory->segments, memory->segment_count) : NULL;
     if (!notes)
@@ -343,6 +400,15 @@ static int count_bytes(struct writing *writing, bool is_of_shared, struct reseat
                  : 0;
 }
 
+static void count_contents(struct writing *writing)
+{
+    struct content_scan scan = writing->contents;
+    const struct image_content *content;
+    uint64_t start, end;
+    while (content_scan_next(&scan, SIZE_MAX / 2, &content, &start, &end) > 0)
+        writing->total += end - start;
+}
+
 static int open_memory(struct writing *writing, struct reseat_error **ret_error)
 {
     char path[32];
@@ -350,6 +416,7 @@ static int open_memory(struct writing *writing, struct reseat_error **ret_error)
     writing->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
     if (writing->mem_fd < 0)
         return error_errno(ret_error, -errno, "opening the memory of process %d", writing->source->pid);
+    count_contents(writing);
     int r = count_bytes(writing, true, ret_error);
     return r == 0 ? count_bytes(writing, false, ret_error) : r;
 }
@@ -376,6 +443,7 @@ int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const s
         .source = source,
         .sink = sink,
         .mem_fd = -EBADF,
+        .contents = {.contents = source->contents, .count = source->content_count},
         .scan = PAGE_SCAN_NONE,
         .layout = {.snapshot = snapshot,
                    .compresses = source->flags & IMAGE_COMPRESS,
@@ -383,7 +451,8 @@ int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const s
                    .next_offset = CORE_PAGE_BYTES},
     };
     free(TAKE_PTR(snapshot->extents));
-    snapshot->extents_count = 0;
+    free(TAKE_PTR(snapshot->contents));
+    snapshot->extents_count = snapshot->contents_count = 0;
     int r = open_memory(&writing, ret_error);
     if (r == 0)
         r = write_sort(&writing, true, ret_error);
@@ -396,18 +465,6 @@ int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const s
     if (r == 0)
         *ret_memory = TAKE_GENERIC(memory, (struct core_memory){0});
     return r;
-}
-
-/* Last of all comes the header, without which it is no ELF file. */
-int core_layout_sink(const struct core_layout *layout, struct core_sink *sink)
-{
-    uint64_t offset = layout->start;
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < layout->piece_count; i++) {
-        r = core_sink_write(sink, offset, layout->pieces[i].iov_base, layout->pieces[i].iov_len);
-        offset += layout->pieces[i].iov_len;
-    }
-    return r == 0 ? core_sink_write(sink, 0, &layout->header, sizeof layout->header) : r;
 }
 
 int core_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,

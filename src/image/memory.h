@@ -51,6 +51,19 @@ int page_scan_next(struct page_scan *scan, size_t longest, struct page_run *ret_
 /* Whether a page that cannot be read is a guard (MADV_GUARD_INSTALL, Linux 6.13). */
 bool page_is_guard(struct page_scan *scan, uint64_t address);
 
+struct image_content;
+
+/* The same for the contents of objects: which pages of their files are no holes. */
+struct content_scan {
+    const struct image_content *contents;
+    size_t count, index; /* of all; the one at hand */
+    uint64_t at, known_end;
+};
+
+/* The next run, at most `longest` bytes, whole pages up to the end of the file; 1 or, at the end, 0. */
+int content_scan_next(struct content_scan *scan, size_t longest, const struct image_content **ret_content,
+                      uint64_t *ret_start, uint64_t *ret_end);
+
 /* ---- core_notes.c ---- */
 
 /* The notes of a core file: NT_PRSTATUS, NT_FPREGSET, … of each thread, NT_PRPSINFO, NT_AUXV, NT_FILE. What
@@ -92,7 +105,8 @@ bool memory_is_of_file(const struct snapshot_vma *vma);
 bool memory_layout_compresses(const struct memory_layout *layout, const struct snapshot_vma *vma);
 /* The place of a run; runs of one mapping come in ascending order. -ENOMEM. */
 int memory_layout_place(struct memory_layout *layout, const struct page_run *run, uint64_t *ret_file_offset);
-uint64_t memory_layout_append(struct memory_layout *layout, uint64_t length);
+/* The next place at a multiple of `alignment`, for what no program header shows. */
+uint64_t memory_layout_append(struct memory_layout *layout, uint64_t length, uint64_t alignment);
 /* Where memory begins and ends in the file, and a program header for each stretch of it. -ENOMEM. */
 int memory_layout_describe(struct memory_layout *layout, struct core_memory *memory);
 void memory_layout_end(struct memory_layout *layout); /* cleanup function */
@@ -101,14 +115,15 @@ void memory_layout_end(struct memory_layout *layout); /* cleanup function */
 
 struct image_source;
 
-/* Writes the memory of a process, extent by extent, into a sink, from offset CORE_PAGE_BYTES on. The extents
- * go into the snapshot, and into *ret_memory what the file has to say of it. */
+/* Writes the memory of a process and the contents of its objects, extent by extent, into a sink, from offset
+ * CORE_PAGE_BYTES on. The extents go into the snapshot, and into *ret_memory what the file has to say of it.
+ */
 int core_memory_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,
                       struct core_memory *ret_memory, struct reseat_error **ret_error);
 void core_memory_end(struct core_memory *memory); /* cleanup function */
 struct core_layout;
 
-/* Writes the tables and headers of a file with memory. */
+/* core_layout.c: writes the tables and headers of a file with memory. */
 int core_layout_sink(const struct core_layout *layout, struct core_sink *sink);
 /* All of a file with memory. */
 int core_write(struct core_sink *sink, struct snapshot *snapshot, const struct image_source *source,

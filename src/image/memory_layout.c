@@ -21,11 +21,6 @@ struct placement {
     uint64_t start, end, file_offset;
 };
 
-static uint64_t round_up(uint64_t number)
-{
-    return (number + CORE_PAGE_BYTES - 1) & ~(uint64_t)(CORE_PAGE_BYTES - 1);
-}
-
 /* ---- where a run goes in the file ---- */
 
 bool memory_is_of_file(const struct snapshot_vma *vma)
@@ -68,7 +63,7 @@ static struct placement *place_whole(struct memory_layout *layout, const struct 
     const struct snapshot_vma *vma = &layout->snapshot->vmas[run->vma];
     if (layout->whole_vma != run->vma) {
         layout->whole_vma = run->vma;
-        layout->whole_offset = round_up(layout->next_offset);
+        layout->whole_offset = core_page_up(layout->next_offset);
         layout->next_offset = layout->whole_offset + (vma->end - vma->start);
         if (!memory_is_of_file(vma))
             return add_placement(layout, run->vma, vma->start, vma->end, layout->whole_offset);
@@ -86,7 +81,7 @@ static struct placement *place_part(struct memory_layout *layout, const struct p
         last->end = run->end;
     } else {
         uint64_t start = !last && run->start - vma->start <= gap_max ? vma->start : run->start;
-        last = add_placement(layout, run->vma, start, run->end, round_up(layout->next_offset));
+        last = add_placement(layout, run->vma, start, run->end, core_page_up(layout->next_offset));
     }
     if (last)
         layout->next_offset = last->file_offset + (last->end - last->start);
@@ -169,15 +164,15 @@ static int add_segments_of(struct memory_layout *layout, size_t vma_index, size_
     }
     if (r < 0 || at > vma->start || memory_layout_compresses(layout, vma) || !is_blank(vma))
         return r < 0 ? r : add_segment(memory, vma, at, vma->end, memory->start, false);
-    uint64_t offset = round_up(layout->next_offset);
+    uint64_t offset = core_page_up(layout->next_offset);
     layout->next_offset = offset + (vma->end - vma->start);
     return add_segment(memory, vma, vma->start, vma->end, offset, true);
 }
 
-uint64_t memory_layout_append(struct memory_layout *layout, uint64_t length)
+uint64_t memory_layout_append(struct memory_layout *layout, uint64_t length, uint64_t alignment)
 {
-    uint64_t offset = layout->next_offset;
-    layout->next_offset += (length + 7) & ~UINT64_C(7);
+    uint64_t offset = (layout->next_offset + alignment - 1) & ~(alignment - 1);
+    layout->next_offset = offset + length;
     return offset;
 }
 
@@ -190,7 +185,7 @@ int memory_layout_describe(struct memory_layout *layout, struct core_memory *mem
     int r = 0;
     for (size_t i = 0; r == 0 && i < layout->snapshot->vmas_count; i++)
         r = add_segments_of(layout, i, &next, memory);
-    memory->end = round_up(layout->next_offset);
+    memory->end = core_page_up(layout->next_offset);
     return r;
 }
 

@@ -1,12 +1,14 @@
 /* Which pages of a process have to be stored: those that could not be had otherwise. Of private memory the
  * pages that it has of its own, wherever they are (in memory, swapped out); of a private mapping of a file
  * only those that it has written; of shared memory what the object holds, once, however often it is mapped.
- * What is in a file or in an object of the object table is stored there.
+ * What is in a file or in an object of the object table is stored there: of the file that such an object is
+ * on, all that is no hole.
  *
  * Rests on PAGEMAP_SCAN (Linux 6.7, Documentation/admin-guide/mm/pagemap.rst), before that on
  * proc_pid_pagemap(5), whose flags (present, swapped, of a file) need no privilege; for shared memory on
  * lseek(2) SEEK_DATA through /proc/PID/map_files, where that may be opened. */
 #include "image/image-internal.h"
+#include "image/image.h"
 #include "image/memory.h"
 #include "process/pagemap.h"
 
@@ -105,8 +107,7 @@ static uint64_t content_end(const struct snapshot_vma *vma)
         return vma->end;
     if (vma->file_size <= vma->offset)
         return vma->start;
-    uint64_t in_file =
-        (vma->file_size - vma->offset + CORE_PAGE_BYTES - 1) & ~(uint64_t)(CORE_PAGE_BYTES - 1);
+    uint64_t in_file = core_page_up(vma->file_size - vma->offset);
     return vma->start + (in_file < length ? in_file : length);
 }
 
@@ -230,26 +231,30 @@ static int find_own(struct page_scan *scan, uint64_t at, uint64_t end, uint64_t 
     return find_by_entries(scan, at, end, ret_start, ret_end);
 }
 
-/* What a shared object holds; all of it if it cannot be asked (then its holes are read as zeros). */
+/* The next pages of a file in [at, end) that are no hole; all of them if it cannot be asked (then holes are
+ * read as zeros). 0: there are none. */
+static int find_data(int fd, uint64_t at, uint64_t end, uint64_t *ret_start, uint64_t *ret_end)
+{
+    off_t data = fd < 0 ? -1 : lseek(fd, (off_t)at, SEEK_DATA);
+    if (data < 0 && fd >= 0 && errno == ENXIO)
+        return 0; /* a hole up to its end */
+    off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+    *ret_start = data < 0 ? at : (uint64_t)data & ~(uint64_t)(CORE_PAGE_BYTES - 1);
+    *ret_end = hole <= data || core_page_up((uint64_t)hole) > end ? end : core_page_up((uint64_t)hole);
+    return *ret_start < *ret_end;
+}
+
+/* What a shared object holds. */
 static int find_in_object(struct page_scan *scan, const struct snapshot_vma *vma, uint64_t at, uint64_t end,
                           uint64_t *ret_start, uint64_t *ret_end)
 {
-    off_t place = (off_t)(vma->offset + (at - vma->start));
-    off_t data = scan->object_fd < 0 ? -1 : lseek(scan->object_fd, place, SEEK_DATA);
-    if (data < 0 && scan->object_fd >= 0 && errno == ENXIO)
-        return 0; /* a hole up to its end */
-    *ret_start = at;
-    *ret_end = end;
-    if (data < 0)
-        return 1;
-    off_t hole = lseek(scan->object_fd, data, SEEK_HOLE);
-    *ret_start = at + (uint64_t)(data - place);
-    if (*ret_start >= end)
-        return 0;
-    if (hole > data && (uint64_t)(hole - data) < end - *ret_start)
-        *ret_end =
-            *ret_start + (((uint64_t)(hole - data) + CORE_PAGE_BYTES - 1) & ~(uint64_t)(CORE_PAGE_BYTES - 1));
-    return 1;
+    uint64_t shift = vma->start - vma->offset; /* from places in the object to addresses */
+    int r = find_data(scan->object_fd, at - shift, end - shift, ret_start, ret_end);
+    if (r > 0) {
+        *ret_start += shift;
+        *ret_end += shift;
+    }
+    return r;
 }
 
 static void open_object(struct page_scan *scan, const struct snapshot_vma *vma)
@@ -297,6 +302,13 @@ static int find_run(struct page_scan *scan, uint64_t *ret_start, uint64_t *ret_e
     return 1;
 }
 
+/* Runs are cut at multiples, so that extents of the same memory begin at the same addresses every time. */
+static uint64_t cut_run(uint64_t start, uint64_t end, size_t longest)
+{
+    uint64_t cut = (start / longest + 1) * longest;
+    return end < cut ? end : cut;
+}
+
 int page_scan_next(struct page_scan *scan, size_t longest, struct page_run *ret_run)
 {
     while (scan->vma < scan->snapshot->vmas_count) {
@@ -312,12 +324,8 @@ int page_scan_next(struct page_scan *scan, size_t longest, struct page_run *ret_
             scan->is_begun = false;
             continue;
         }
-        /* Cut at multiples, so that extents of the same memory begin at the same addresses every time. */
         scan->known_end = end;
-        uint64_t cut = (start / longest + 1) * longest;
-        if (end > cut)
-            end = cut;
-        scan->at = end;
+        scan->at = end = cut_run(start, end, longest);
         *ret_run = (struct page_run){.vma = scan->vma, .start = start, .end = end};
         return 1;
     }
@@ -329,4 +337,21 @@ bool page_is_guard(struct page_scan *scan, uint64_t address)
     uint64_t entry;
     off_t place = (off_t)(address / CORE_PAGE_BYTES * sizeof entry);
     return pread(scan->pagemap_fd, &entry, sizeof entry, place) == sizeof entry && (entry & ENTRY_GUARD);
+}
+
+int content_scan_next(struct content_scan *scan, size_t longest, const struct image_content **ret_content,
+                      uint64_t *ret_start, uint64_t *ret_end)
+{
+    for (; scan->index < scan->count; scan->index++, scan->at = scan->known_end = 0) {
+        const struct image_content *content = &scan->contents[scan->index];
+        uint64_t start = scan->at, end = scan->known_end;
+        if (start >= end && find_data(content->fd, start, content->size, &start, &end) == 0)
+            continue;
+        scan->known_end = end;
+        scan->at = *ret_end = cut_run(start, end, longest);
+        *ret_start = start;
+        *ret_content = content;
+        return 1;
+    }
+    return 0;
 }

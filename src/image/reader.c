@@ -210,8 +210,11 @@ bool image_is_plain(const struct snapshot_extent *extent)
 static int damaged(const struct image *image, const struct snapshot_extent *extent, const char *how,
                    struct reseat_error **ret_error)
 {
-    return error_set(ret_error, -EBADMSG, "%s: the memory at %" PRIx64 "-%" PRIx64 " is damaged: %s",
-                     image->place, extent->address, extent->address + extent->length, how);
+    char what[64] = "memory";
+    if (extent->object)
+        snprintf(what, sizeof what, "content of object %u", extent->object);
+    return error_set(ret_error, -EBADMSG, "%s: the %s at %" PRIx64 "-%" PRIx64 " is damaged: %s",
+                     image->place, what, extent->address, extent->address + extent->length, how);
 }
 
 static int allocate_buffers(struct image *image)
@@ -289,14 +292,14 @@ int image_verify_memory(struct image *image, const struct image_progress *progre
                         struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = &image->snapshot;
-    size_t count = snapshot->extents_count;
+    size_t count = 0;
     if (allocate_buffers(image) < 0)
         return error_errno(ret_error, -ENOMEM, "%s: reading memory", image->place);
     image->current = NULL;
     _cleanup_free_ const struct snapshot_extent **places = NULL;
-    int r = core_sort_extents(snapshot, &places);
+    int r = core_sort_extents(snapshot, &places, &count);
     if (r < 0)
-        return error_errno(ret_error, r, "%s: %zu extents", image->place, count);
+        return error_errno(ret_error, r, "%s: reading memory", image->place);
 
     uint64_t end = image->memory_start;
     for (size_t i = 0; i < count; i++) {

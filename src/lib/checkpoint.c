@@ -7,8 +7,8 @@
  * to it, and the twin ends by itself.
  *
  * An image is written from the twin. A target that is to be killed stands still meanwhile; one that runs on
- * has been let go, or is as soon as the memory is written that it shares with its twin nevertheless
- * (durable_shares_memory()). */
+ * has been let go, or is as soon as what it shares with its twin nevertheless is written: memory
+ * (durable_shares_memory()), and files whose contents are stored. */
 #include "durable.h"
 #include "lib-internal.h"
 
@@ -56,6 +56,7 @@ struct checkpoint {
     struct image_draft draft;
     struct shared_objects shared; /* what a copy will share with the target */
     struct target target;
+    struct durable_contents contents;
     struct object_freeze *freeze; /* TCP connections that the image is to carry over */
     uint64_t pause_ns;
 };
@@ -64,6 +65,7 @@ static void checkpoint_end(struct checkpoint *checkpoint)
 {
     object_freeze_end(&checkpoint->freeze);
     target_release(&checkpoint->target);
+    durable_contents_end(&checkpoint->contents);
     shared_objects_end(&checkpoint->shared);
     image_draft_end(&checkpoint->draft);
     snapshot_free(&checkpoint->snapshot);
@@ -159,7 +161,8 @@ static int make_twin(struct checkpoint *checkpoint, struct target *ret_twin, str
         r = object_capture_shared(target->pid, &checkpoint->shared, snapshot, ret_error);
     /* Queues and positions move as soon as the target runs. */
     if (r == 0 && checkpoint->is_durable && checkpoint->leaves_running)
-        r = durable_capture_objects(target->pid, snapshot, ret_error);
+        r = durable_capture_objects(target->pid, &checkpoint->contents, snapshot, ret_error);
+    checkpoint->lets_go_early &= checkpoint->contents.count == 0;
     if (r == 0)
         r = target_map_scratch(target, twin_scratch_bytes(snapshot), ret_error);
     if (r == 0)
@@ -199,9 +202,9 @@ static int describe(struct checkpoint *checkpoint, struct target *twin, struct r
     if (is_image_alone)
         r = durable_freeze_connections(twin->pid, snapshot, &checkpoint->freeze, ret_error);
     if (r == 0 && !checkpoint->leaves_running)
-        r = durable_capture_objects(twin->pid, snapshot, ret_error);
+        r = durable_capture_objects(twin->pid, &checkpoint->contents, snapshot, ret_error);
     if (r == 0)
-        r = durable_describe(twin, snapshot, ret_error);
+        r = durable_describe(twin, &checkpoint->contents, snapshot, ret_error);
     if (r == 0 && is_image_alone)
         r = judge_again(checkpoint, ret_error);
     return r;
@@ -222,6 +225,8 @@ static int write_image(struct checkpoint *checkpoint, struct target *twin, struc
     int r = describe(checkpoint, twin, ret_error);
     if (r < 0)
         return r;
+    source.contents = checkpoint->contents.items;
+    source.content_count = checkpoint->contents.count;
     if (flags & RESEAT_IMAGE)
         snapshot->process.twin = snapshot->process.ns_twin = 0;
     if (checkpoint->stream_fd >= 0)

@@ -4,6 +4,7 @@
 #include "lib-internal.h"
 
 #include "cold/cold.h"
+#include "image/image.h"
 #include "native_pd/native_pd.h"
 #include "object/object.h"
 #include "target/target.h"
@@ -82,12 +83,33 @@ int durable_freeze_connections(pid_t pid, const struct snapshot *snapshot, struc
     return r == 0 ? object_freeze_connections(pd, snapshot, ret_freeze, ret_error) : r;
 }
 
-int durable_capture_objects(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
+void durable_contents_end(struct durable_contents *contents)
+{
+    for (size_t i = 0; i < contents->count; i++)
+        base_close(&contents->items[i].fd);
+    free(contents->items);
+}
+
+static int take_content(void *userdata, object_id_t object, int file, uint64_t size)
+{
+    struct durable_contents *contents = userdata;
+    struct image_content *item = array_append(contents->items, contents->count);
+    if (!item) {
+        base_close(&file);
+        return -ENOMEM;
+    }
+    *item = (struct image_content){object, file, size};
+    return 0;
+}
+
+int durable_capture_objects(pid_t pid, struct durable_contents *contents, struct snapshot *snapshot,
+                            struct reseat_error **ret_error)
 {
     _cleanup_(native_pd_free) struct native_pd *pd = NULL;
     int r = native_pd_open(pid, &pd, ret_error);
+    descriptor_limit_raise();
     if (r == 0)
-        r = object_capture(pd, snapshot, ret_error);
+        r = object_capture(pd, &(struct object_contents){take_content, contents}, snapshot, ret_error);
     return r < 0 ? error_prefix(ret_error, r, "describing the capabilities") : 0;
 }
 
@@ -106,8 +128,9 @@ static bool is_shared_of_object(const struct snapshot *snapshot, const struct sn
     return false;
 }
 
-static int capture_mapping(pid_t pid, struct native_pd *pd, struct snapshot *snapshot,
-                           struct snapshot_vma *vma, struct reseat_error **ret_error)
+static int capture_mapping(pid_t pid, struct native_pd *pd, struct durable_contents *contents,
+                           struct snapshot *snapshot, struct snapshot_vma *vma,
+                           struct reseat_error **ret_error)
 {
     char link[96];
     snprintf(link, sizeof link, "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, pid, vma->start, vma->end);
@@ -115,7 +138,10 @@ static int capture_mapping(pid_t pid, struct native_pd *pd, struct snapshot *sna
     _cleanup_close_ int fd = open(link, (may_write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     object_id_t object = 0;
     struct stat stat;
-    int r = fd >= 0 ? object_capture_mapped(pd, fd, snapshot, &object, ret_error) : 0;
+    int r = 0;
+    if (fd >= 0)
+        r = object_capture_mapped(pd, fd, &(struct object_contents){take_content, contents}, snapshot,
+                                  &object, ret_error);
     if (r == 0 && object && vma->kind == SNAPSHOT_VMA_SHARED && fstat(fd, &stat) == 0) {
         vma->kind = SNAPSHOT_VMA_OBJECT;
         vma->file_size = (uint64_t)stat.st_size;
@@ -127,23 +153,25 @@ static int capture_mapping(pid_t pid, struct native_pd *pd, struct snapshot *sna
 
 /* The objects behind mappings of files without a name, which may have no selector any more. Without the right
  * to open what is mapped (CAP_CHECKPOINT_RESTORE) their content is stored as memory. */
-static int capture_mapped(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error)
+static int capture_mapped(pid_t pid, struct durable_contents *contents, struct snapshot *snapshot,
+                          struct reseat_error **ret_error)
 {
     _cleanup_(native_pd_free) struct native_pd *pd = NULL;
     int r = native_pd_open(pid, &pd, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
         if (snapshot->vmas[i].kind == SNAPSHOT_VMA_OBJECT)
-            r = capture_mapping(pid, pd, snapshot, &snapshot->vmas[i], ret_error);
+            r = capture_mapping(pid, pd, contents, snapshot, &snapshot->vmas[i], ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
         if (is_shared_of_object(snapshot, &snapshot->vmas[i]))
-            r = capture_mapping(pid, pd, snapshot, &snapshot->vmas[i], ret_error);
+            r = capture_mapping(pid, pd, contents, snapshot, &snapshot->vmas[i], ret_error);
     return r;
 }
 
-int durable_describe(struct target *twin, struct snapshot *snapshot, struct reseat_error **ret_error)
+int durable_describe(struct target *twin, struct durable_contents *contents, struct snapshot *snapshot,
+                     struct reseat_error **ret_error)
 {
     int r = twin_describe(twin, snapshot, ret_error);
     if (r == 0)
         r = process_capture_map(twin->pid, snapshot, ret_error);
-    return r == 0 ? capture_mapped(twin->pid, snapshot, ret_error) : r;
+    return r == 0 ? capture_mapped(twin->pid, contents, snapshot, ret_error) : r;
 }

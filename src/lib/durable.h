@@ -4,8 +4,17 @@
 #include "process/process.h"
 #include "snapshot/snapshot.h"
 
+struct image_content;
 struct object_freeze;
 struct target;
+
+/* The files whose contents are to be written beside the memory. */
+struct durable_contents {
+    struct image_content *items;
+    size_t count;
+};
+
+void durable_contents_end(struct durable_contents *contents); /* cleanup function */
 
 /* Adds what an image would not bring back of the objects of a snapshot. `is_running`: it is an outline of a
  * process that runs. */
@@ -20,6 +29,8 @@ bool durable_shares_memory(pid_t pid);
 int durable_freeze_connections(pid_t pid, const struct snapshot *snapshot, struct object_freeze **ret_freeze,
                                struct reseat_error **ret_error);
 /* The capability map and the object table, of a stopped target or of its twin. */
-int durable_capture_objects(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error);
+int durable_capture_objects(pid_t pid, struct durable_contents *contents, struct snapshot *snapshot,
+                            struct reseat_error **ret_error);
 /* Everything else but memory: state, memory map, the objects that are mapped. */
-int durable_describe(struct target *twin, struct snapshot *snapshot, struct reseat_error **ret_error);
+int durable_describe(struct target *twin, struct durable_contents *contents, struct snapshot *snapshot,
+                     struct reseat_error **ret_error);

@@ -111,6 +111,8 @@ static struct object_options object_options(const struct cold_restore *restore)
         .allows_degraded = restore->options->allow >= RESEAT_ALLOW_DEGRADED,
         .allows_lost = restore->options->allow >= RESEAT_ALLOW_LOST,
         .wait_ns = restore->options->wait_ns,
+        .read_content = read_image_extent,
+        .userdata = restore->image,
     };
 }
 

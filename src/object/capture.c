@@ -29,6 +29,7 @@ struct place {
 struct capturing {
     struct snapshot *snapshot;
     bool without_content, freezes;
+    const struct object_contents *contents;
     struct native_pd *pd, *self;
     struct object_table table, own_table;
     struct observer observer, own_observer;
@@ -326,6 +327,7 @@ static int capture_object(struct capturing *all, size_t index, struct reseat_err
     struct object_capture capture = {
         .all = all,
         .sight = &sight,
+        .contents = all->contents,
         .snapshot = all->snapshot,
         .row = (uint32_t)(all->first_row + index),
         .without_content = all->without_content,
@@ -375,9 +377,10 @@ static int capture_process(struct capturing *all, struct reseat_error **ret_erro
     return r == 0 ? capture_all(all, ret_error) : r;
 }
 
-int object_capture(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error)
+int object_capture(struct native_pd *pd, const struct object_contents *contents, struct snapshot *snapshot,
+                   struct reseat_error **ret_error)
 {
-    _cleanup_(capturing_end) struct capturing all = {.snapshot = snapshot, .pd = pd};
+    _cleanup_(capturing_end) struct capturing all = {.snapshot = snapshot, .pd = pd, .contents = contents};
     return capture_process(&all, ret_error);
 }
 
@@ -414,8 +417,8 @@ static object_id_t find_inode(const struct snapshot *snapshot, const struct stat
     return 0;
 }
 
-int object_capture_mapped(struct native_pd *pd, int fd, struct snapshot *snapshot, object_id_t *ret_object,
-                          struct reseat_error **ret_error)
+int object_capture_mapped(struct native_pd *pd, int fd, const struct object_contents *contents,
+                          struct snapshot *snapshot, object_id_t *ret_object, struct reseat_error **ret_error)
 {
     struct stat stat;
     if (fstat(fd, &stat) < 0)
@@ -423,7 +426,7 @@ int object_capture_mapped(struct native_pd *pd, int fd, struct snapshot *snapsho
     *ret_object = find_inode(snapshot, &stat, fcntl(fd, F_GETFL));
     if (*ret_object)
         return 0;
-    _cleanup_(capturing_end) struct capturing all = {.snapshot = snapshot, .pd = pd};
+    _cleanup_(capturing_end) struct capturing all = {.snapshot = snapshot, .pd = pd, .contents = contents};
     int r = capturing_begin(&all, ret_error);
     int own = r == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -EBADF;
     if (r == 0)

@@ -21,6 +21,7 @@ struct object_capture {
     struct capturing *all;
     const struct object_sight *sight; /* its first selector, or ours if it is in flight */
     native_cap_t cap;
+    const struct object_contents *contents; /* NULL: nobody wants any */
     struct snapshot *snapshot;
     uint32_t row;         /* of the object in snapshot->objects */
     bool without_content; /* only an outline is wanted */
@@ -144,25 +145,18 @@ struct object_durable {
 /* The kind of that name, or NULL. */
 const struct object_kind *object_kind_by_name(const char *name);
 
-/* ---- content.c: what is in a file, without its holes ---- */
+/* ---- content.c: what is in a file that comes back with its content ---- */
 
-/* Stands in a state, followed by `run_count` runs and their bytes. */
-struct content_header {
-    uint64_t size; /* of the file */
-    uint32_t run_count;
-    uint32_t reserved;
-};
-
-struct content_run {
-    uint64_t offset, length;
-};
-
-/* Adds the content of a file to the state; too much of it: the object is noted as lost. */
-int content_capture(struct object_capture *capture, native_cap_t cap, struct reseat_error **ret_error);
-/* Whether there is a content at `offset` of the state; where it ends. */
-int content_check(const struct object_view *view, size_t offset, size_t *ret_end,
-                  struct reseat_error **ret_error);
-int content_write(const struct object_view *view, size_t offset, native_cap_t cap);
+/* Has the content of the object's file, of `size` bytes, taken. */
+int content_capture(struct object_capture *capture, uint64_t size, struct reseat_error **ret_error);
+/* Whether what is stored of it fits into a file of `size` bytes. */
+int content_check(const struct object_view *view, uint64_t size, struct reseat_error **ret_error);
+/* Gives a new, empty file that size, and the content. */
+int content_write(const struct object_making *making, const struct object_view *view, uint64_t size,
+                  native_cap_t cap, struct reseat_error **ret_error);
+/* The same for one that can only be mapped (hugetlbfs). */
+int content_write_mapped(const struct object_making *making, const struct object_view *view, uint64_t size,
+                         native_cap_t cap, struct reseat_error **ret_error);
 
 /* ---- locks.c: flock, OFD locks and leases, which belong to the object ---- */
 

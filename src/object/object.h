@@ -141,6 +141,7 @@ int object_error_in_use(struct native_pd *pd, const struct native_slot *slots, s
 /* ---- shared.c: what a copy shares with a target that runs on ---- */
 
 struct snapshot;
+struct snapshot_extent;
 
 /* The selectors whose objects have a state that moves. */
 struct shared_objects {
@@ -173,19 +174,30 @@ int object_find_fixups(pid_t twin, struct snapshot *snapshot, struct reseat_erro
  * made, object_recreate_late(), every row of `capabilities` is installed, and process_rebuild() does from
  * inside what Reseat cannot do: it finds it in `interests`, `positions`, `owners`, `locks` and `reopens`. */
 
+/* Who takes the contents of files that come back with them (memfds, deleted files): too large for a table,
+ * they are read when all else is captured, or as soon as the process they are of may run on. */
+struct object_contents {
+    /* `file`: ours, on the file of that object, to be kept and closed; `size`: of the file. Negative: an
+     * errno. */
+    int (*take)(void *userdata, object_id_t object, int file, uint64_t size);
+    void *userdata;
+};
+
 /* Fills `objects` (each object once, also those in flight inside unix sockets) and `capabilities` (a row a
  * selector; aliases share an object). What was noted in the stop of a process that runs on (`positions`,
  * `interests`) goes before what is so now. `pd` is the twin, or the process itself; `snapshot->process.pid`
  * must already name the process that the snapshot is of. Everything is read through capabilities got by
  * request: no queue is emptied, no position moved. */
-int object_capture(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **ret_error);
+int object_capture(struct native_pd *pd, const struct object_contents *contents, struct snapshot *snapshot,
+                   struct reseat_error **ret_error);
 /* The same without contents, only for object_judge_cold(): quick, whatever the files and queues hold.
  * `freezes`: TCP connections are to be judged as if object_freeze_connections() came first. */
 int object_capture_outline(struct native_pd *pd, bool freezes, struct snapshot *snapshot,
                            struct reseat_error **ret_error);
 /* After object_capture(): the id of the object behind a mapping (memfd, deleted file), which may have no
  * selector any more; it is added if it is not there. `fd`: ours, open on /proc/PID/map_files/START-END. */
-int object_capture_mapped(struct native_pd *pd, int fd, struct snapshot *snapshot, object_id_t *ret_object,
+int object_capture_mapped(struct native_pd *pd, int fd, const struct object_contents *contents,
+                          struct snapshot *snapshot, object_id_t *ret_object,
                           struct reseat_error **ret_error);
 
 enum object_fate {
@@ -211,6 +223,10 @@ struct object_options {
     bool is_running;
     bool allows_degraded, allows_lost; /* else -EREMOTEIO and the sentence of the first such capability */
     uint64_t wait_ns; /* how long a number that the dead process still has may be waited for */
+    /* Reads what an extent of `contents` holds; NULL: there is none in the snapshot. */
+    int (*read_content)(void *userdata, const struct snapshot_extent *extent, uint64_t offset, void *data,
+                        size_t length, struct reseat_error **ret_error);
+    void *userdata;
 };
 
 /* What a cold restore makes of one capability. */

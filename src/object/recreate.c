@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/resource.h>
 
 /* ---- what kinds call ---- */
 
@@ -238,16 +237,6 @@ static void sort_fates(const struct snapshot *snapshot, const struct object_verd
         fates[verdicts->items[i].object] = verdicts->items[i].fate;
 }
 
-/* Every object takes a descriptor of ours, as long as it takes to put it where it belongs. */
-static void raise_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 int object_recreate(struct snapshot *snapshot, const struct object_options *options,
                     struct object_set *ret_set, struct reseat_error **ret_error)
 {
@@ -263,7 +252,7 @@ int object_recreate(struct snapshot *snapshot, const struct object_options *opti
     if (!making)
         return error_errno(ret_error, -ENOMEM, "making %zu objects", snapshot->objects_count);
     sort_fates(snapshot, &verdicts, fates);
-    raise_limit();
+    descriptor_limit_raise(); /* each takes one of ours until it is put where it belongs */
     r = make_all(making, fates, ret_error);
     making_free(making);
     if (r < 0)

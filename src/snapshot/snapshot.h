@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SNAPSHOT_VERSION        1
+#define SNAPSHOT_VERSION        2
 #define SNAPSHOT_NS_LEVELS      8   /* PID namespaces within each other; the kernel allows 32 */
 #define SNAPSHOT_AFFINITY_BYTES 128 /* 1,024 processors */
 #define SNAPSHOT_NODE_WORDS     16  /* 1,024 memory nodes */
@@ -228,11 +228,14 @@ struct snapshot_vma {
     uint32_t page_shift; /* of huge pages (SNAPSHOT_VMA_HUGETLB) */
 };
 
-/* A run of memory whose content is stored. What is in no extent is as the mapping is made. */
+/* A run of memory (`extents`), or of a file that an object is on and that comes back with its content
+ * (`contents`), which is stored. What is in no extent is as the mapping is made, or a hole of the file. */
 struct snapshot_extent {
-    uint64_t address, length;
+    uint64_t address, length;            /* in the file: from its beginning */
     uint64_t file_offset, stored_length; /* in the core file; shorter than `length`: compressed */
     uint64_t checksum;                   /* XXH3 of what is stored */
+    uint32_t object;                     /* whose content it is, an id of the object table; 0: memory */
+    uint32_t reserved;
 };
 
 /* The capability map. */
@@ -358,6 +361,7 @@ struct snapshot_filter {
     X(struct snapshot_extent, extents, ".reseat.extent")                                                     \
     X(struct snapshot_capability, capabilities, ".reseat.capability")                                        \
     X(struct snapshot_object, objects, ".reseat.object")                                                     \
+    X(struct snapshot_extent, contents, ".reseat.content")                                                   \
     X(struct snapshot_action, actions, ".reseat.action")                                                     \
     X(struct snapshot_state, states, ".reseat.state")                                                        \
     X(struct snapshot_filter, filters, ".reseat.filter")                                                     \

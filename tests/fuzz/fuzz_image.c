@@ -111,8 +111,11 @@ static unsigned touch_memory(const struct core_view *view, const struct snapshot
 {
     static uint8_t stored[CORE_EXTENT_BYTES_MAX], content[CORE_EXTENT_BYTES_MAX];
     unsigned sum = 0;
-    for (size_t i = 0; i < snapshot->extents_count && i < 64; i++) {
-        const struct snapshot_extent *extent = &snapshot->extents[i];
+    _cleanup_free_ const struct snapshot_extent **places = NULL;
+    size_t count = 0;
+    REQUIRE(core_sort_extents(snapshot, &places, &count) == 0);
+    for (size_t i = 0; i < count && i < 64; i++) {
+        const struct snapshot_extent *extent = places[i];
         REQUIRE(core_source_read(&view->source, extent->file_offset, stored, extent->stored_length) == 0);
         if (extent->stored_length < extent->length)
             sum += (unsigned)ZSTD_decompress(content, extent->length, stored, extent->stored_length);
@@ -203,7 +206,7 @@ static void make_seed(struct snapshot *snapshot)
         (struct snapshot_reopen){10, 0, 0, 9, 0, path};
 }
 
-/* Two mappings of which three extents are stored, one of them compressed. */
+/* Two mappings of which three extents are stored, one of them compressed, and the content of an object. */
 static void make_memory(struct snapshot *snapshot, struct core_memory *memory, uint8_t *bytes)
 {
     const uint64_t base = 0x7f0000000000;
@@ -220,11 +223,15 @@ static void make_memory(struct snapshot *snapshot, struct core_memory *memory, u
     static const uint8_t zeros[4096];
     size_t packed = ZSTD_compress(bytes + 0x2000, 0x1000, zeros, sizeof zeros, 3);
     REQUIRE(!ZSTD_isError(packed));
-    const struct snapshot_extent extents[] = {{base, 0x1000, 0x1000, 0x1000, 1},
-                                              {base + 0x2000, 0x1000, 0x2000, 0x1000, 2},
-                                              {base + 0x10000, 0x1000, 0x3000, packed, 3}};
+    const struct snapshot_extent extents[] = {{base, 0x1000, 0x1000, 0x1000, 1, 0, 0},
+                                              {base + 0x2000, 0x1000, 0x2000, 0x1000, 2, 0, 0},
+                                              {base + 0x10000, 0x1000, 0x3000, packed, 3, 0, 0}};
     for (size_t i = 0; i < COUNT_OF(extents); i++)
         *array_append(snapshot->extents, snapshot->extents_count) = extents[i];
+    *array_append(snapshot->objects, snapshot->objects_count) =
+        (struct snapshot_object){.id = 1, .kind_offset = path, .name_offset = path};
+    *array_append(snapshot->contents, snapshot->contents_count) =
+        (struct snapshot_extent){0x1000, 100, 0x3800, 100, 4, 1, 0};
     *memory = (struct core_memory){.start = 0x1000, .end = 0x4000, .notes_length = 16};
     memory->notes = calloc(1, 16);
     for (size_t i = 0; i < 2; i++)

@@ -31,6 +31,7 @@
 
 #include "image/image-internal.h"
 #include "object/object.h"
+#include "../unit/test_object_contents.h"
 
 #define ROUND_SECONDS 20 /* that one round may take */
 #define EXIT_MADE     42
@@ -248,6 +249,9 @@ static void change(struct snapshot *snapshot, const struct snapshot *good)
             row->device_minor = other->device_minor;
             row->mode = other->mode;
             row->flags = below(3) == 0 ? SNAPSHOT_OBJECT_LOST : row->flags;
+        } else if (below(3) == 0) {
+            change_bytes((uint8_t *)snapshot->contents,
+                         snapshot->contents_count * sizeof snapshot->contents[0]);
         } else if (below(3) > 0) {
             row->kind_offset = good->objects[below(good->objects_count)].kind_offset;
         } else {
@@ -270,7 +274,7 @@ static void copy_exactly(const struct snapshot *from, struct snapshot *to)
 }
 
 /* Whether it got as far as objects that were made. */
-static bool run_round(const struct snapshot *good)
+static bool run_round(const struct snapshot *good, struct held_contents *held)
 {
     bool is_made = false;
     struct snapshot snapshot = {0};
@@ -280,9 +284,12 @@ static bool run_round(const struct snapshot *good)
     copy_exactly(good, &snapshot);
     change(&snapshot, good);
     alarm(ROUND_SECONDS);
-    bool is_readable = core_check_objects(&snapshot, &error) == 0;
+    bool is_readable =
+        core_check_objects(&snapshot, &error) == 0 && core_check_contents(&snapshot, &error) == 0;
     if (is_readable && object_judge_cold(&snapshot, NULL, &verdicts, &error) == 0) {
-        struct object_options options = {.allows_lost = true};
+        struct object_options options = {.allows_lost = true,
+                                         .read_content = read_held_content,
+                                         .userdata = held};
         is_made = object_recreate(&snapshot, &options, &set, &error) == 0;
         if (is_made)
             object_recreate_late(&set, &snapshot, getpid(), &error);
@@ -297,13 +304,15 @@ static bool run_round(const struct snapshot *good)
 static int run(long seconds, uint64_t seed)
 {
     struct snapshot good = {0};
+    struct held_contents held = {.snapshot = &good};
     struct reseat_error *error = NULL;
     struct native_pd *pd = NULL;
     uint64_t rounds = 0, made = 0, deadline = now_ns() + (uint64_t)seconds * 1000000000U;
     enter_sandbox();
     pid_t subject = start_subject();
     good.process.pid = (uint32_t)subject;
-    if (native_pd_open(subject, &pd, &error) < 0 || object_capture(pd, &good, &error) < 0) {
+    if (native_pd_open(subject, &pd, &error) < 0 ||
+        object_capture(pd, &(struct object_contents){hold_content, &held}, &good, &error) < 0) {
         fprintf(stderr, "capture: %s\n", error ? error->message : "?");
         return 2;
     }
@@ -315,7 +324,7 @@ static int run(long seconds, uint64_t seed)
         pid_t child = MUST(fork());
         random_state = seed + rounds * 0x9e3779b97f4a7c15U + 1;
         if (child == 0) {
-            _exit(run_round(&good) ? EXIT_MADE : 0);
+            _exit(run_round(&good, &held) ? EXIT_MADE : 0);
         }
         waitpid(child, &status, 0);
         made += status == W_EXITCODE(EXIT_MADE, 0);
@@ -327,6 +336,7 @@ static int run(long seconds, uint64_t seed)
     }
     printf("%llu rounds with %zu objects, which were made in %llu\n", (unsigned long long)rounds,
            good.objects_count, (unsigned long long)made);
+    held_contents_end(&held);
     snapshot_free(&good);
     return 0;
 }

@@ -68,6 +68,34 @@ static void deleted_file(void)
     CHECK_EQUAL(seen.st_nlink, 0);
 }
 
+/* Mostly holes: what is in it is far out, and ends within a page. A part of it is mapped. */
+static void large_deleted_file(void)
+{
+    static const off_t size = (5LL << 30) + 100, window = 4LL << 30;
+    int fd = new_file(), reading = open_again(fd, O_RDONLY);
+    char found[8] = "";
+
+    MUST(ftruncate(fd, size));
+    CHECK_EQUAL(pwrite(fd, "begin", 5, 0), 5);
+    CHECK_EQUAL(pwrite(fd, "end", 3, size - 3), 3);
+    char *shared = MUST(mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, window));
+    fill(shared + 4096, 100000, 7);
+    be_checkpointed();
+    struct stat seen;
+    MUST(fstat(reading, &seen));
+    CHECK_EQUAL(seen.st_size, size);
+    CHECK(seen.st_blocks < (4 << 20) / 512);
+    CHECK_EQUAL(pread(reading, found, 5, 0), 5);
+    CHECK_TEXT(found, "begin");
+    CHECK_EQUAL(pread(fd, found, 8, size - 3), 3);
+    CHECK(memcmp(found, "end", 3) == 0);
+    CHECK(shared[0] == 0 && is_filled(shared + 4096, 100000, 7) && shared[(1 << 20) - 1] == 0);
+    shared[0] = 'x';
+    CHECK_EQUAL(pread(reading, found, 1, window), 1);
+    CHECK_EQUAL(found[0], 'x');
+    shared[0] = 0;
+}
+
 static void directory_half_read(void)
 {
     DIR *directory = opendir("/usr/bin");
@@ -378,6 +406,7 @@ const struct subject subjects[] = {
     {"positions", positions},
     {"status-flags", status_flags},
     {"deleted-file", deleted_file, .new_pid = true},
+    {"deleted-file-large", large_deleted_file},
     {"directory-half-read", directory_half_read},
     {"sealed-memory", sealed_memory, .new_pid = true},
     {"pipe-with-data", pipe_with_data},

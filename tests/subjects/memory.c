@@ -426,6 +426,33 @@ static void memfd_can_be_executed(void)
     CHECK_EQUAL(lseek(fd, 0, SEEK_CUR), 11);
 }
 
+/* More data than fits into tables, most of it pages of zeros; mapped, and at a selector. */
+static void large_memfd(void)
+{
+    enum { LENGTH = 300 << 20 };
+    int fd = MUST(memfd_create("large", MFD_CLOEXEC));
+
+    MUST(ftruncate(fd, LENGTH + 100));
+    char *shared = MUST(mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    for (size_t i = 0; i < LENGTH; i += PAGE)
+        shared[i] = 0;
+    for (size_t i = 0; i < LENGTH; i += 50 << 20)
+        fill(shared + i, 3 * PAGE, i);
+    CHECK_EQUAL(pwrite(fd, "end", 3, LENGTH + 97), 3);
+    be_checkpointed();
+    char found[4] = "";
+    for (size_t i = 0; i < LENGTH; i += PAGE)
+        CHECK(i % (50 << 20) < 3 * PAGE || shared[i] == 0);
+    for (size_t i = 0; i < LENGTH; i += 50 << 20)
+        CHECK(is_filled(shared + i, 3 * PAGE, i));
+    CHECK_EQUAL(pread(fd, found, 4, LENGTH + 97), 3);
+    CHECK_TEXT(found, "end");
+    shared[200 << 20] ^= 1; /* still one object */
+    CHECK_EQUAL(pread(fd, found, 1, 200 << 20), 1);
+    CHECK_EQUAL(found[0], shared[200 << 20]);
+    shared[200 << 20] ^= 1;
+}
+
 /* ---- advice ---- */
 
 static void advice(void)
@@ -504,6 +531,7 @@ const struct subject subjects[] = {
     {"shared-anonymous-file", shared_anonymous_is_a_file_too},
     {"memfd-for-reading", memfd_is_kept_for_reading},
     {"memfd-program", memfd_can_be_executed},
+    {"memfd-large", large_memfd},
     {"advice", advice},
     {"huge-pages", huge_pages_of_a_pool},
     {0},

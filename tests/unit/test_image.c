@@ -431,8 +431,8 @@ static void test_fields(void **state)
     static const struct {
         const char *table;
         size_t reserved;
-    } reserved[] = {{"signals", 4},      {"timers", 4},  {"regions", 4},
-                    {"capabilities", 4}, {"actions", 4}, {"credentials", 4}};
+    } reserved[] = {{"signals", 4}, {"timers", 4},      {"regions", 4}, {"capabilities", 4},
+                    {"actions", 4}, {"credentials", 4}, {"extents", 4}, {"contents", 4}};
     (void)state;
     size_t count = 0;
     for (const struct field_table *table = field_tables; table->name; table++, count++) {
@@ -714,7 +714,7 @@ static const struct {
     {huge_rows, -EBADMSG, "section .reseat.lock: rows of 18446744073709551615 bytes"},
     {half_rows, -EBADMSG, "section .reseat.lock: 2 bytes too short"},
     {wide_bytes, -EBADMSG, "section .reseat.blob: rows of 8 bytes, not 1"},
-    {later_version, -EPROTONOSUPPORT, "version 2 of the format, this Reseat reads version 1"},
+    {later_version, -EPROTONOSUPPORT, "version 3 of the format, this Reseat reads version 2"},
 };
 
 static void test_hostile_structures(void **state)

@@ -184,6 +184,63 @@ static void end_child(pid_t pid)
     waitpid(pid, NULL, 0);
 }
 
+/* ---- contents ---- */
+
+#define CONTENT_BYTES (FILE_EXTENTS * 1048576 + 100) /* holes, pages of zeros, and an end within a page */
+#define FILE_EXTENTS  3
+
+static struct image_content contents[2];
+
+/* Once for all tests. */
+static void open_contents(void)
+{
+    if (contents[0].size)
+        return;
+    static const off_t places[] = {0, 5 * 4096, 1048576 - 4096, 1048576, CONTENT_BYTES - 4096};
+    uint8_t page[4096] = {0};
+    for (uint32_t i = 0; i < 2; i++)
+        contents[i] = (struct image_content){i + 1, memfd_create("content", MFD_CLOEXEC), 5};
+    assert_int_equal(pwrite(contents[1].fd, "small", 5, 0), 5);
+    contents[0].size = CONTENT_BYTES;
+    assert_int_equal(ftruncate(contents[0].fd, CONTENT_BYTES), 0);
+    assert_int_equal(pwrite(contents[0].fd, page, sizeof page, 2 * 4096), sizeof page);
+    for (unsigned i = 0; i < sizeof places / sizeof places[0]; i++) {
+        fill_page(page, i);
+        assert_int_equal(pwrite(contents[0].fd, page, sizeof page, places[i]), sizeof page);
+    }
+}
+
+/* Two objects with content; of what kind they are is not of interest here. */
+static void add_objects(struct snapshot *snapshot)
+{
+    uint64_t text;
+    assert_int_equal(snapshot_add_blob(snapshot, "memfd", 6, &text), 0);
+    for (uint32_t id = 1; id <= 2; id++)
+        *array_append(snapshot->objects, snapshot->objects_count) =
+            (struct snapshot_object){.id = id, .kind_offset = text, .name_offset = text};
+}
+
+/* What is in the image, put together, is what is in the files, and no page of zeros is there. */
+static void compare_contents(struct image *image)
+{
+    static uint8_t found[2][CONTENT_BYTES], expected[CONTENT_BYTES];
+    const struct snapshot *snapshot = image_snapshot(image);
+    uint64_t stored = 0;
+    memset(found, 0, sizeof found);
+    for (size_t i = 0; i < snapshot->contents_count; i++) {
+        struct reseat_error *error = NULL;
+        const struct snapshot_extent *extent = &snapshot->contents[i];
+        assert_success(image_read_memory(image, extent, 0, found[extent->object - 1] + extent->address,
+                                         extent->length, &error),
+                       &error);
+        stored += extent->length;
+    }
+    assert_int_equal(pread(contents[0].fd, expected, CONTENT_BYTES, 0), CONTENT_BYTES);
+    assert_memory_equal(found[0], expected, CONTENT_BYTES);
+    assert_memory_equal(found[1], "small", 6);
+    assert_int_equal(stored, 6 * 4096 - (4096 - 100) + 5);
+}
+
 /* A snapshot of it with one thread and the memory map. */
 static void make_snapshot(pid_t pid, struct snapshot *snapshot)
 {
@@ -202,6 +259,7 @@ static void make_snapshot(pid_t pid, struct snapshot *snapshot)
                                        .xstate_length = sizeof xstate};
     assert_int_equal(snapshot_add_blob(snapshot, xstate, sizeof xstate, &thread->xstate_offset), 0);
     assert_success(process_capture_map(pid, snapshot, &error), &error);
+    add_objects(snapshot);
 }
 
 #define _cleanup_snapshot_ _cleanup_(snapshot_free)
@@ -212,7 +270,8 @@ static void write_image(const char *dir, pid_t pid, unsigned flags)
     struct reseat_error *error = NULL;
     _cleanup_snapshot_ struct snapshot snapshot;
     _cleanup_(image_draft_end) struct image_draft draft = {0};
-    struct image_source source = {.pid = pid, .flags = flags};
+    struct image_source source = {.pid = pid, .flags = flags, .contents = contents, .content_count = 2};
+    open_contents();
     make_snapshot(pid, &snapshot);
     assert_success(image_draft_begin(dir, &draft, &error), &error);
     assert_success(image_draft_write_memory(&draft, &snapshot, &source, &error), &error);
@@ -313,6 +372,7 @@ static void test_memory_comes_back(void **state)
         assert_true(image_has_memory(image));
         assert_success(image_verify_memory(image, NULL, &error), &error);
         assert_true(compare_memory(image, pid) > 64 + 4 * FILE_PAGES);
+        compare_contents(image);
         for (size_t e = 0; e < image_snapshot(image)->extents_count; e++)
             assert_true((flags[i] & IMAGE_COMPRESS) || image_is_plain(&image_snapshot(image)->extents[e]));
     }
@@ -581,6 +641,11 @@ static struct snapshot_extent *extents_of(uint8_t *bytes)
     return (struct snapshot_extent *)(bytes + find_section(bytes, ".reseat.extent")->sh_offset);
 }
 
+static struct snapshot_extent *contents_of(uint8_t *bytes)
+{
+    return (struct snapshot_extent *)(bytes + find_section(bytes, ".reseat.content")->sh_offset);
+}
+
 static struct snapshot_vma *vmas_of(uint8_t *bytes)
 {
     return (struct snapshot_vma *)(bytes + find_section(bytes, ".reseat.vma")->sh_offset);
@@ -629,6 +694,25 @@ BREAK(extents_share, extents_of(bytes)[1].file_offset = extents_of(bytes)->file_
 BREAK(extent_in_header, extents_of(bytes)->file_offset = 0)
 BREAK(extent_in_tables, extents_of(bytes)->file_offset = ((Elf64_Ehdr *)bytes)->e_phoff)
 BREAK(extent_at_the_end, extents_of(bytes)->file_offset = UINT64_MAX - 100)
+BREAK(memory_of_object, extents_of(bytes)->object = 1)
+BREAK(half_a_page, extents_of(bytes)->length -= 1; extents_of(bytes)->stored_length = 1)
+BREAK(crooked_content, contents_of(bytes)->address += 8)
+BREAK(empty_content, contents_of(bytes)->length = 0)
+BREAK(endless_content, contents_of(bytes)->length = 2 << 20)
+BREAK(content_of_nothing, contents_of(bytes)->stored_length = 0)
+BREAK(content_that_grows, contents_of(bytes)->stored_length = contents_of(bytes)->length + 1)
+BREAK(content_twice, contents_of(bytes)[1].address = contents_of(bytes)->address)
+BREAK(content_around, contents_of(bytes)->address = UINT64_MAX - 4095)
+BREAK(content_far_out, contents_of(bytes)->address = INT64_MAX - 4095)
+BREAK(content_of_nobody, contents_of(bytes)->object = 3)
+BREAK(content_of_memory, contents_of(bytes)->object = 0)
+BREAK(content_backwards, contents_of(bytes)->object = 2)
+BREAK(contents_share, contents_of(bytes)[1].file_offset = contents_of(bytes)->file_offset)
+BREAK(content_shares_memory, contents_of(bytes)->file_offset = extents_of(bytes)->file_offset)
+BREAK(content_in_header, contents_of(bytes)->file_offset = 0)
+BREAK(content_at_the_end, contents_of(bytes)->file_offset = UINT64_MAX - 100)
+BREAK(content_without_memory, find_section(bytes, ".reseat.extent")->sh_size = 0;
+      find_section(bytes, CORE_SECTION_MEMORY)->sh_name += 1)
 BREAK(mapping_backwards, vmas_of(bytes)->end = vmas_of(bytes)->start)
 BREAK(crooked_mapping, vmas_of(bytes)->start += 1)
 BREAK(mappings_overlap, vmas_of(bytes)[1].start = vmas_of(bytes)->start)
@@ -676,6 +760,24 @@ static void test_hostile_memory(void **state)
         {extent_in_header, "lies outside .reseat.memory"},
         {extent_in_tables, "lies outside .reseat.memory"},
         {extent_at_the_end, "lies outside .reseat.memory"},
+        {memory_of_object, "bytes of object 1 are no memory"},
+        {half_a_page, "bytes of object 0 are no memory"},
+        {crooked_content, "section .reseat.content: row 0: "},
+        {empty_content, "section .reseat.content: row 0: 0 bytes"},
+        {endless_content, "are no extent"},
+        {content_of_nothing, "cannot be stored in 0"},
+        {content_that_grows, "cannot be stored in"},
+        {content_twice, "section .reseat.content: row 1: begins at"},
+        {content_around, "are no extent"},
+        {content_far_out, "are no extent"},
+        {content_of_nobody, "there is no object 3"},
+        {content_of_memory, "there is no object 0"},
+        {content_backwards, "object 1 comes after object 2"},
+        {contents_share, "overlaps another in the file"},
+        {content_shares_memory, "overlaps another in the file"},
+        {content_in_header, "section .reseat.content: row 0: overlaps another in the file"},
+        {content_at_the_end, "lies outside .reseat.memory"},
+        {content_without_memory, ""},
         {mapping_backwards, "is no mapping"},
         {crooked_mapping, "is no mapping"},
         {mappings_overlap, "begins before the mapping before it ends"},
@@ -725,6 +827,7 @@ static void test_stream(void **state)
 {
     (void)state;
     pid_t pid = start_child(true);
+    open_contents();
     for (unsigned flags = 0; flags <= IMAGE_COMPRESS; flags += IMAGE_COMPRESS) {
         struct reseat_error *error = NULL;
         int ends[2];
@@ -732,7 +835,10 @@ static void test_stream(void **state)
         pid_t writer = fork();
         if (writer == 0) {
             struct snapshot snapshot;
-            struct image_source source = {.pid = pid, .flags = flags};
+            struct image_source source = {.pid = pid,
+                                          .flags = flags,
+                                          .contents = contents,
+                                          .content_count = 2};
             close(ends[0]);
             make_snapshot(pid, &snapshot);
             _exit(image_stream_write(ends[1], &snapshot, &source, &error) < 0);
@@ -742,6 +848,7 @@ static void test_stream(void **state)
         assert_success(image_open_stream(ends[0], &image, &error), &error);
         assert_success(image_verify_memory(image, NULL, &error), &error);
         assert_true(compare_memory(image, pid) > 64 + 4 * FILE_PAGES);
+        compare_contents(image);
         close(ends[0]);
         waitpid(writer, NULL, 0);
     }

@@ -159,10 +159,10 @@ static void test_judged(void **state)
     assert_int_equal(fate_of(&verdicts, 23), OBJECT_RECREATED);
     assert_int_equal(fate_of(&verdicts, 24), OBJECT_RECREATED); /* it was hung up before */
     _cleanup_(object_set_end) struct object_set set = {0};
-    assert_int_equal(object_recreate(&snapshot, NULL, &set, &error), -EREMOTEIO);
+    assert_int_equal(recreate_held(&snapshot, NULL, &set, &error), -EREMOTEIO);
     assert_non_null(strstr(error->message, "Selector 2"));
     struct object_options options = {.allows_lost = true};
-    assert_int_equal(object_recreate(&snapshot, &options, &set, &error), 0);
+    assert_int_equal(recreate_held(&snapshot, &options, &set, &error), 0);
     char byte;
     assert_true(read(set.caps[object_at(&snapshot, 22)], &byte, 1) < 0 && errno == EBADF);
 }
@@ -300,11 +300,11 @@ static void test_states(void **state)
     char *path = (char *)memmem(snapshot.blobs + row->state_offset, row->state_length, "/tmp/", 5);
     assert_non_null(path);
     memcpy(path, "/../t", 5);
-    assert_int_equal(object_recreate(&snapshot, NULL, &set, &error), -EBADMSG);
+    assert_int_equal(recreate_held(&snapshot, NULL, &set, &error), -EBADMSG);
     assert_non_null(strstr(error->message, "leads somewhere else"));
     memcpy(path, "/tmp/", 5);
     row->state_length = 10;
-    assert_int_equal(object_recreate(&snapshot, NULL, &set, &error), -EBADMSG);
+    assert_int_equal(recreate_held(&snapshot, NULL, &set, &error), -EBADMSG);
     assert_int_equal(set.count, 0);
 }
 

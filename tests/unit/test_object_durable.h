@@ -5,6 +5,7 @@
 #include "image/image-internal.h"
 #include "object/object.h"
 #include "snapshot/snapshot.h"
+#include "test_object_contents.h"
 #include "test_object_subject.h"
 
 #include <fcntl.h>
@@ -25,6 +26,7 @@
 #define EXPECT(condition) SUBJECT_CHECK(condition)
 
 static char durable_directory[64];
+static struct held_contents held; /* of the subject that was captured last */
 
 static inline const char *test_directory(void)
 {
@@ -94,16 +96,33 @@ static inline void run_set_up(void *userdata)
     MUST(dup2(0, 2));
 }
 
+static inline int capture_held(struct native_pd *pd, struct snapshot *snapshot, struct reseat_error **error)
+{
+    held_contents_end(&held);
+    held.snapshot = snapshot;
+    return object_capture(pd, &(struct object_contents){hold_content, &held}, snapshot, error);
+}
+
+/* Options, some of which may be NULL, with the contents. */
+static inline int recreate_held(struct snapshot *snapshot, const struct object_options *options,
+                                struct object_set *set, struct reseat_error **error)
+{
+    struct object_options all = options ? *options : (struct object_options){0};
+    all.read_content = read_held_content;
+    all.userdata = &held;
+    return object_recreate(snapshot, &all, set, error);
+}
+
 static inline void capture_subject(void (*set_up)(void), struct snapshot *snapshot)
 {
     _cleanup_(native_pd_free) struct native_pd *pd = NULL;
     _cleanup_error_ struct reseat_error *error = NULL;
     pid_t pid = subject_start(run_set_up, &set_up);
     snapshot->process.pid = (uint32_t)pid;
-    if (native_pd_open(pid, &pd, &error) < 0 || object_capture(pd, snapshot, &error) < 0)
+    if (native_pd_open(pid, &pd, &error) < 0 || capture_held(pd, snapshot, &error) < 0)
         fail_with_error("capture", error);
     subject_stop(pid);
-    if (core_check_objects(snapshot, &error) < 0)
+    if (core_check_objects(snapshot, &error) < 0 || core_check_contents(snapshot, &error) < 0)
         fail_with_error("check", error);
 }
 
@@ -166,7 +185,7 @@ static inline void expect_recreated(void (*set_up)(void), void (*look)(void))
     _cleanup_(object_set_end) struct object_set set = {0};
     _cleanup_error_ struct reseat_error *error = NULL;
     capture_subject(set_up, &snapshot);
-    if (object_recreate(&snapshot, NULL, &set, &error) < 0)
+    if (recreate_held(&snapshot, NULL, &set, &error) < 0)
         fail_with_error("recreate", error);
     run_look(&snapshot, &set, look);
 }

@@ -152,7 +152,7 @@ static void test_epoll(void **state)
     _cleanup_(object_set_end) struct object_set set = {0};
     _cleanup_error_ struct reseat_error *error = NULL;
     capture_subject(set_up_epoll, &snapshot);
-    if (object_recreate(&snapshot, NULL, &set, &error) < 0)
+    if (recreate_held(&snapshot, NULL, &set, &error) < 0)
         fail_with_error("recreate", error);
     epoll_snapshot = &snapshot;
     run_look(&snapshot, &set, look_after_adding);
@@ -219,19 +219,22 @@ static void test_mapped(void **state)
     pid_t pid = subject_start(run_set_up, &set_up);
     snapshot.process.pid = (uint32_t)pid;
     assert_int_equal(native_pd_open(pid, &pd, &error), 0);
-    assert_int_equal(object_capture(pd, &snapshot, &error), 0);
+    assert_int_equal(capture_held(pd, &snapshot, &error), 0);
     size_t before = snapshot.objects_count;
     snprintf(path, sizeof path, "/proc/%d/map_files/200000000-200001000", pid);
     int fd = open(path, O_RDWR);
     assert_return_code(fd, errno);
-    if (object_capture_mapped(pd, fd, &snapshot, &object, &error) < 0)
+    if (object_capture_mapped(pd, fd, &(struct object_contents){hold_content, &held}, &snapshot, &object,
+                              &error) < 0)
         fail_with_error("capture_mapped", error);
-    assert_int_equal(object_capture_mapped(pd, fd, &snapshot, &again, &error), 0);
+    assert_int_equal(object_capture_mapped(pd, fd, &(struct object_contents){hold_content, &held}, &snapshot,
+                                           &again, &error),
+                     0);
     close(fd);
     subject_stop(pid);
     assert_int_equal(object, before + 1);
     assert_int_equal(again, object);
-    assert_int_equal(object_recreate(&snapshot, NULL, &set, &error), 0);
+    assert_int_equal(recreate_held(&snapshot, NULL, &set, &error), 0);
     assert_int_equal(pread(set.caps[object], text, 6, 0), 6);
     assert_string_equal(text, "mapped");
 }
@@ -319,7 +322,7 @@ static void test_processes(void **state)
     _cleanup_(object_set_end) struct object_set set = {0};
     _cleanup_error_ struct reseat_error *error = NULL;
     capture_subject(set_up_processes, &snapshot);
-    if (object_recreate(&snapshot, NULL, &set, &error) < 0)
+    if (recreate_held(&snapshot, NULL, &set, &error) < 0)
         fail_with_error("recreate", error);
     struct pollfd poll_fd = {.fd = set.caps[object_at(&snapshot, 20)], .events = POLLIN};
     assert_int_equal(poll(&poll_fd, 1, 0), 0);

@@ -347,7 +347,7 @@ static void test_connection(void **state)
     snapshot.process.realtime_ns = 1234;
     assert_int_equal(native_pd_open(pid, &pd, &error), 0);
     if (object_freeze_connections(pd, &snapshot, &freeze, &error) < 0 ||
-        object_capture(pd, &snapshot, &error) < 0)
+        capture_held(pd, &snapshot, &error) < 0)
         fail_with_error("capture", error);
     object_freeze_commit(freeze);
     subject_stop(pid);
@@ -355,7 +355,7 @@ static void test_connection(void **state)
     assert_int_equal(write(server_control, "g", 1), 1);
     expect_byte(server_control, 's');
 
-    if (object_recreate(&snapshot, NULL, &set, &error) < 0 ||
+    if (recreate_held(&snapshot, NULL, &set, &error) < 0 ||
         object_thaw_connections(&set, &snapshot, &error) < 0)
         fail_with_error("recreate", error);
     run_look(&snapshot, &set, look_at_connection);
@@ -379,7 +379,7 @@ static void test_reset(void **state)
     assert_return_code(connect(client, (struct sockaddr *)&address, sizeof address), errno);
     snapshot.process.pid = (uint32_t)pid;
     assert_int_equal(native_pd_open(pid, &pd, &error), 0);
-    assert_int_equal(object_capture(pd, &snapshot, &error), 0);
+    assert_int_equal(capture_held(pd, &snapshot, &error), 0);
     subject_stop(pid);
     assert_int_equal(object_judge_cold(&snapshot, NULL, &verdicts, &error), 0);
     assert_int_equal(fate_of(&verdicts, 21), OBJECT_DEGRADED); /* somebody waits to be accepted */

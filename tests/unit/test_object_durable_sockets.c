@@ -526,7 +526,7 @@ static void test_outside(void **state)
     assert_return_code(connect_to(waiting, "@reseat-inside"), errno);
     snapshot.process.pid = (uint32_t)pid;
     assert_int_equal(native_pd_open(pid, &pd, &error), 0);
-    if (object_capture(pd, &snapshot, &error) < 0)
+    if (capture_held(pd, &snapshot, &error) < 0)
         fail_with_error("capture", error);
     subject_stop(pid);
     close(ends[0]);
@@ -539,7 +539,7 @@ static void test_outside(void **state)
     assert_int_equal(fate_of(&verdicts, 23), OBJECT_DEGRADED);
     _cleanup_(object_set_end) struct object_set set = {0};
     struct object_options options = {.allows_degraded = true};
-    if (object_recreate(&snapshot, &options, &set, &error) < 0)
+    if (recreate_held(&snapshot, &options, &set, &error) < 0)
         fail_with_error("recreate", error);
     char text[16] = "";
     assert_int_equal(read(set.caps[object_at(&snapshot, 20)], text, 1), 0);
@@ -581,8 +581,8 @@ static void test_undisturbed(void **state)
     void (*set_up)(void) = set_up_much;
     pid_t pid = subject_start(run_set_up, &set_up);
     first.process.pid = second.process.pid = (uint32_t)pid;
-    if (native_pd_open(pid, &pd, &error) < 0 || object_capture(pd, &first, &error) < 0 ||
-        object_capture(pd, &second, &error) < 0)
+    if (native_pd_open(pid, &pd, &error) < 0 || capture_held(pd, &first, &error) < 0 ||
+        capture_held(pd, &second, &error) < 0)
         fail_with_error("capture", error);
     subject_stop(pid);
     assert_int_equal(first.objects_count, second.objects_count);
@@ -616,7 +616,7 @@ static void test_given(void **state)
     pid_t pid = subject_start(run_set_up, &set_up);
     snapshot.process.pid = (uint32_t)pid;
     assert_int_equal(native_pd_open(pid, &pd, &error), 0);
-    assert_int_equal(object_capture(pd, &snapshot, &error), 0);
+    assert_int_equal(capture_held(pd, &snapshot, &error), 0);
     assert_int_equal(native_pd_request(pd, 23, &live, NULL, &error), 0);
     subject_stop(pid);
     struct object_given given = {object_at(&snapshot, 23), live};
@@ -625,7 +625,7 @@ static void test_given(void **state)
     assert_int_equal(object_judge_cold(&snapshot, &options, &verdicts, &error), 0);
     assert_int_equal(fate_of(&verdicts, 23), OBJECT_KEPT);
     _cleanup_(object_set_end) struct object_set set = {0};
-    if (object_recreate(&snapshot, &options, &set, &error) < 0)
+    if (recreate_held(&snapshot, &options, &set, &error) < 0)
         fail_with_error("recreate", error);
     char text[8] = "";
     assert_int_equal(write(live, "live", 4), 4);

@@ -71,7 +71,7 @@ static void capture_terminal_of(void (*set_up)(void *userdata), struct snapshot 
     _cleanup_error_ struct reseat_error *error = NULL;
     pid_t pid = subject_start(set_up, NULL);
     snapshot->process.pid = (uint32_t)pid;
-    if (native_pd_open(pid, &pd, &error) < 0 || object_capture(pd, snapshot, &error) < 0)
+    if (native_pd_open(pid, &pd, &error) < 0 || capture_held(pd, snapshot, &error) < 0)
         fail_with_error("capture", error);
     subject_stop(pid);
 }
@@ -91,7 +91,7 @@ static void test_slave(void **state)
     assert_int_equal(fate_of(&same, 20), OBJECT_RECREATED);
     {
         _cleanup_(object_set_end) struct object_set set = {0};
-        if (object_recreate(&snapshot, &options, &set, &error) < 0)
+        if (recreate_held(&snapshot, &options, &set, &error) < 0)
             fail_with_error("recreate", error);
         assert_int_equal(write(set.caps[object_at(&snapshot, 20)], "same", 4), 4);
         char text[8] = "";
@@ -103,7 +103,7 @@ static void test_slave(void **state)
     assert_int_equal(object_judge_cold(&snapshot, NULL, &gone, &error), 0);
     assert_int_equal(fate_of(&gone, 20), OBJECT_DEGRADED);
     _cleanup_(object_set_end) struct object_set set = {0};
-    if (object_recreate(&snapshot, &options, &set, &error) < 0)
+    if (recreate_held(&snapshot, &options, &set, &error) < 0)
         fail_with_error("recreate", error);
     char byte;
     assert_int_equal(read(set.caps[object_at(&snapshot, 20)], &byte, 1), 0);

@@ -51,7 +51,8 @@ static int make_nameless_directory(const char *path)
 }
 
 /* Owner and times are as they were if we may; the mode always is. */
-static int give_attributes(const struct object_view *view, const struct file_state *state, int fd)
+static int give_attributes(const struct object_view *view, const struct file_state *state, int fd,
+                           struct reseat_error **ret_error)
 {
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
                                 {.tv_sec = state->modified_ns / 1000000000,
@@ -60,11 +61,12 @@ static int give_attributes(const struct object_view *view, const struct file_sta
     futimens(fd, times);
     /* No set-user-id bit from an image; of a directory, the group's is none. */
     unsigned mask = S_ISDIR(view->row->mode) ? 03777 : 01777;
-    return fchmod(fd, view->row->mode & mask) < 0 ? -errno : 0;
+    return fchmod(fd, view->row->mode & mask) < 0 ? error_errno(ret_error, -errno, "giving it its mode") : 0;
 }
 
 /* A new one in its place, with content and attributes. */
-static int make_source(const struct object_view *first, struct reseat_error **ret_error)
+static int make_source(const struct object_making *making, const struct object_view *first,
+                       struct reseat_error **ret_error)
 {
     struct file_state state = file_state_of(first);
     bool is_directory = S_ISDIR(first->row->mode);
@@ -74,12 +76,14 @@ static int make_source(const struct object_view *first, struct reseat_error **re
                                      ? make_nameless_directory(file_path_of(first))
                                      : make_nameless_file(file_path_of(first), first->row->status_flags);
     int r = source < 0 ? source : 0;
-    if (r == 0 && !is_directory)
-        r = content_write(first, file_content_offset(&state), source);
-    if (r == 0)
-        r = give_attributes(first, &state, source);
     if (r < 0)
         return error_errno(ret_error, r, "making %s again, which was deleted", file_path_of(first));
+    if (!is_directory)
+        r = content_write(making, first, state.size, source, ret_error);
+    if (r == 0)
+        r = give_attributes(first, &state, source, ret_error);
+    if (r < 0)
+        return error_prefix(ret_error, r, "making %s again, which was deleted", file_path_of(first));
     return TAKE_FD(source);
 }
 
@@ -109,8 +113,8 @@ int file_make_deleted(struct object_making *making, const struct object_view *vi
 {
     struct object_view first = view_of(making->snapshot, view_next_of_inode(view, 0));
     native_cap_t given = making->set->caps[view_id(&first)];
-    _cleanup_close_ int source =
-        given == NATIVE_CAP_INVALID ? make_source(&first, ret_error) : fcntl(given, F_DUPFD_CLOEXEC, 0);
+    _cleanup_close_ int source = given == NATIVE_CAP_INVALID ? make_source(making, &first, ret_error)
+                                                             : fcntl(given, F_DUPFD_CLOEXEC, 0);
     int r = source < 0 ? source : 0;
     for (object_id_t id = view_id(&first); r == 0 && id; id = view_next_of_inode(view, id)) {
         struct object_view one = view_of(making->snapshot, id);

@@ -76,7 +76,7 @@ static int capture_deleted(struct object_capture *capture, struct file_state *st
     if (!capture_is_first_of_inode(capture))
         return 0;
     state->flags |= FILE_HAS_CONTENT;
-    int r = content_capture(capture, capture->cap, ret_error);
+    int r = content_capture(capture, state->size, ret_error);
     if (r == 0 && stat->st_nlink > 0)
         r = capture_degraded(capture, "its name is gone, but it has another one that cannot be found out: it "
                                       "comes back as a file of its own, with the same content");
@@ -124,11 +124,6 @@ static size_t locks_offset(const struct file_state *state)
     return ALIGN_8(sizeof *state + state->path_length);
 }
 
-size_t file_content_offset(const struct file_state *state)
-{
-    return locks_offset(state) + state->lock_count * sizeof(struct lock_state);
-}
-
 static int check_file(const struct object_view *view, struct reseat_error **ret_error)
 {
     struct file_state state = file_state_of(view);
@@ -137,9 +132,8 @@ static int check_file(const struct object_view *view, struct reseat_error **ret_
     if (!is_path)
         return view_bad(view, ret_error, "its path is none, or leads somewhere else");
     int r = locks_check(view, locks_offset(&state), state.lock_count, ret_error);
-    size_t end;
     if (r == 0 && (state.flags & FILE_HAS_CONTENT))
-        r = content_check(view, file_content_offset(&state), &end, ret_error);
+        r = content_check(view, state.size, ret_error);
     return r;
 }
 

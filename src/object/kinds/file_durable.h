@@ -19,12 +19,10 @@ struct file_state {
     uint32_t path_length; /* of the text behind this, with its NUL */
     uint32_t lock_count;  /* struct lock_state, behind the text at a multiple of 8 */
     uint32_t reserved;
-    /* then, with FILE_HAS_CONTENT, a struct content_header */
 };
 
 struct file_state file_state_of(const struct object_view *view);
 const char *file_path_of(const struct object_view *view);
-size_t file_content_offset(const struct file_state *state);
 /* Opens once more what `source` is on, for the object of the view. */
 int file_put_again(struct object_making *making, const struct object_view *view, native_cap_t source,
                    struct reseat_error **ret_error);

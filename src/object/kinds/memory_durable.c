@@ -1,4 +1,4 @@
-/* memfd_create(2) in a durable image: label, content without holes, size, mode, seals. All objects on one
+/* memfd_create(2) in a durable image: label, content, size, mode, seals. All objects on one
  * memfd have its inode; the first of them carries it. Mappings refer to the object too (SNAPSHOT_VMA_OBJECT),
  * so one may be here without a selector. Memory on huge pages cannot be written, only mapped (hugetlbfs). */
 #include "object/durable.h"
@@ -20,7 +20,7 @@ struct memfd_state {
     uint32_t label_length; /* of the text behind this, with its NUL, padded to 8 bytes */
     uint32_t lock_count;   /* behind the text */
     uint32_t reserved;
-    /* then, if has_content, a struct content_header */
+    uint64_t size;
 };
 
 #define ALIGN_8(number)  (((number) + 7) & ~(size_t)7)
@@ -49,11 +49,15 @@ static uint32_t page_shift_of(native_cap_t cap)
 static int capture_memfd(struct object_capture *capture, struct reseat_error **ret_error)
 {
     int seals = fcntl(capture->cap, F_GET_SEALS);
+    struct stat stat;
+    if (fstat(capture->cap, &stat) < 0)
+        return error_errno(ret_error, -errno, "looking at a memfd");
     struct memfd_state state = {
         .offset = capture_offset(capture),
         .seals = seals < 0 ? F_SEAL_SEAL : (uint32_t)seals,
         .page_shift = page_shift_of(capture->cap),
         .has_content = capture_is_first_of_inode(capture),
+        .size = (uint64_t)stat.st_size,
     };
     int r = state_add(capture, &state, sizeof state);
     if (r == 0)
@@ -61,7 +65,7 @@ static int capture_memfd(struct object_capture *capture, struct reseat_error **r
     if (r == 0)
         r = locks_capture(capture, &state.lock_count);
     if (r == 0 && state.has_content)
-        r = content_capture(capture, capture->cap, ret_error);
+        r = content_capture(capture, state.size, ret_error);
     if (r == 0)
         memcpy(capture->state, &state, sizeof state);
     return r;
@@ -81,21 +85,15 @@ static size_t locks_offset(const struct memfd_state *state)
     return ALIGN_8(sizeof *state + state->label_length);
 }
 
-static size_t content_offset(const struct memfd_state *state)
-{
-    return locks_offset(state) + state->lock_count * sizeof(struct lock_state);
-}
-
 static int check_memfd(const struct object_view *view, struct reseat_error **ret_error)
 {
     struct memfd_state state = state_of(view);
-    size_t end;
     if (state.label_length > LABEL_LENGTH_MAX || !view_has_text(view, sizeof state, state.label_length))
         return view_bad(view, ret_error, "its label is none");
     if (state.page_shift != 0 && (state.page_shift < 12 || state.page_shift > 40))
         return view_bad(view, ret_error, "pages of 2^%u bytes", state.page_shift);
     int r = locks_check(view, locks_offset(&state), state.lock_count, ret_error);
-    return r == 0 && state.has_content ? content_check(view, content_offset(&state), &end, ret_error) : r;
+    return r == 0 && state.has_content ? content_check(view, state.size, ret_error) : r;
 }
 
 static int judge_memfd(const struct object_view *view, const struct object_options *options,
@@ -111,30 +109,8 @@ static int judge_memfd(const struct object_view *view, const struct object_optio
 
 /* ---- recreate ---- */
 
-static int write_mapped(const struct object_view *view, size_t offset, int fd)
-{
-    struct content_header header;
-    memcpy(&header, view->state + offset, sizeof header);
-    const uint8_t *runs = view->state + offset + sizeof header;
-    const uint8_t *data = runs + header.run_count * sizeof(struct content_run);
-    if (ftruncate(fd, (off_t)header.size) < 0)
-        return -errno;
-    if (header.run_count == 0)
-        return 0;
-    uint8_t *memory = mmap(NULL, header.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (memory == MAP_FAILED)
-        return -errno;
-    for (size_t i = 0; i < header.run_count; i++) {
-        struct content_run run;
-        memcpy(&run, runs + i * sizeof run, sizeof run);
-        memcpy(memory + run.offset, data, run.length);
-        data += run.length;
-    }
-    munmap(memory, header.size);
-    return 0;
-}
-
-static int make_memfd(const struct object_view *view)
+static int make_memfd(const struct object_making *making, const struct object_view *view,
+                      struct reseat_error **ret_error)
 {
     struct memfd_state state = state_of(view);
     const char *label = (const char *)view->state + sizeof state;
@@ -144,15 +120,13 @@ static int make_memfd(const struct object_view *view)
         flags |= MFD_HUGETLB | state.page_shift << MFD_HUGE_SHIFT;
     _cleanup_close_ int fd = memfd_create(label, flags);
     if (fd < 0)
-        return -errno;
-    int r = is_huge ? write_mapped(view, content_offset(&state), fd)
-                    : content_write(view, content_offset(&state), fd);
+        return error_errno(ret_error, -errno, "making a memfd");
+    int r = is_huge ? content_write_mapped(making, view, state.size, fd, ret_error)
+                    : content_write(making, view, state.size, fd, ret_error);
     if (r < 0)
         return r;
-    if (fchmod(fd, view->row->mode & 0777) < 0)
-        return -errno;
-    if (state.seals && fcntl(fd, F_ADD_SEALS, state.seals) < 0)
-        return -errno;
+    if (fchmod(fd, view->row->mode & 0777) < 0 || (state.seals && fcntl(fd, F_ADD_SEALS, state.seals) < 0))
+        return error_errno(ret_error, -errno, "giving a memfd its mode and seals");
     return TAKE_FD(fd);
 }
 
@@ -187,10 +161,10 @@ static int recreate_memfd(struct object_making *making, const struct object_view
     native_cap_t given = making->set->caps[view_id(&first)];
     if (given == NATIVE_CAP_INVALID && !state.has_content)
         return view_bad(view, ret_error, "nobody has its content");
-    _cleanup_close_ int source =
-        given == NATIVE_CAP_INVALID ? make_memfd(&first) : fcntl(given, F_DUPFD_CLOEXEC, 0);
+    _cleanup_close_ int source = given == NATIVE_CAP_INVALID ? make_memfd(making, &first, ret_error)
+                                                             : fcntl(given, F_DUPFD_CLOEXEC, 0);
     if (source < 0)
-        return error_errno(ret_error, source, "making a memfd");
+        return given == NATIVE_CAP_INVALID ? source : -errno;
     bool has_original = given == NATIVE_CAP_INVALID;
     int r = 0;
     for (object_id_t id = 0; r == 0 && (id = view_next_of_inode(view, id));) {
