@@ -161,9 +161,10 @@ int twin_open(const struct snapshot *snapshot, struct target *ret_twin, struct r
 
 /* ---- cloning under a certain number ---- */
 
-/* Runs the twin's program, which clones once and then goes back to sleep if nobody is there any more. */
-static int64_t clone_once(struct target *twin, uint64_t arguments, const struct snapshot *regions,
-                          struct reseat_error **ret_error)
+/* Runs the twin's program, which clones once and then goes back to sleep if nobody is there any more. Whether
+ * it may is another question: *ret_result is what the kernel has said to it. */
+static int clone_once(struct target *twin, uint64_t arguments, const struct snapshot *regions,
+                      int64_t *ret_result, struct reseat_error **ret_error)
 {
     struct target_thread *thread = &twin->threads[0];
     _cleanup_(program_end) struct program program = {0};
@@ -190,7 +191,9 @@ static int64_t clone_once(struct target *twin, uint64_t arguments, const struct 
         r = program_await(twin, thread, &program, ret_error);
     if (r == 0)
         r = target_fetch_scratch(twin, ret_error);
-    return r < 0 ? r : program_result(&program, call);
+    if (r == 0)
+        *ret_result = program_result(&program, call);
+    return r;
 }
 
 static int wait_a_little(uint64_t deadline_ns)
@@ -235,9 +238,10 @@ static int report_clone(int64_t r, const struct snapshot_process *process, struc
     return error_errno(ret_error, (int)r, "cloning process %u from its twin %u", process->pid, process->twin);
 }
 
-/* One attempt to clone the half-made process. 0: done, and stopped before its first instruction. */
-static int64_t clone_seed(struct target *twin, const struct snapshot *snapshot, bool choose, uint64_t flags,
-                          struct target *ret_process, struct reseat_error **ret_error)
+/* One attempt to clone the half-made process. If *ret_result is not negative, it is there, and stopped before
+ * its first instruction. */
+static int clone_seed(struct target *twin, const struct snapshot *snapshot, bool choose,
+                      struct target *ret_process, int64_t *ret_result, struct reseat_error **ret_error)
 {
     struct scratch *scratch = &twin->scratch;
     static const struct snapshot nothing_marked; /* memory is shared, not forked */
@@ -249,17 +253,17 @@ static int64_t clone_seed(struct target *twin, const struct snapshot *snapshot, 
     uint64_t stack = program_birth(&stillborn);
     program_call(&stillborn, NULL, SYS_exit_group, 0);
     uint64_t arguments =
-        process_clone_arguments(scratch, flags, stack, 0, choose ? snapshot->process.ns_pids : NULL,
+        process_clone_arguments(scratch, TWIN_HEIR_FLAGS, stack, 0, choose ? snapshot->process.ns_pids : NULL,
                                 snapshot->process.ns_level_count);
-    int64_t result = clone_once(twin, arguments, &nothing_marked, ret_error);
-    if (result < 0)
-        return result;
+    r = clone_once(twin, arguments, &nothing_marked, ret_result, ret_error);
+    if (r < 0 || *ret_result < 0)
+        return r;
     r = target_take_birth(twin, ret_process, ret_error);
     if (r < 0)
         return r;
-    ret_process->ns_pid = (pid_t)result;
-    ret_process->threads[0].ns_tid = (pid_t)result;
-    return result;
+    ret_process->ns_pid = (pid_t)*ret_result;
+    ret_process->threads[0].ns_tid = (pid_t)*ret_result;
+    return 0;
 }
 
 /* Without the right to choose a number: see process_choose_next(). */
@@ -272,9 +276,12 @@ static int race_for_seed(struct target *twin, const struct snapshot *snapshot, s
     do {
         if (process_choose_next(twin->pid, process->ns_pids, process->ns_level_count, NULL) < 0)
             return report_clone(-EPERM, process, ret_error);
-        int64_t r = clone_seed(twin, snapshot, false, TWIN_HEIR_FLAGS, ret_process, ret_error);
+        int64_t result;
+        int r = clone_seed(twin, snapshot, false, ret_process, &result, ret_error);
+        if (r == 0 && result < 0)
+            r = report_clone(result, process, ret_error);
         if (r < 0)
-            return report_clone(r, process, ret_error);
+            return r;
         if (ret_process->pid == (pid_t)process->pid &&
             ret_process->ns_pid == (pid_t)process->ns_pids[process->ns_level_count - 1])
             return 0;
@@ -292,10 +299,11 @@ static int clone_under_old_number(struct target *twin, const struct snapshot *sn
     if (r < 0)
         return r;
     for (;;) {
+        int64_t result;
         *ret_free_ns = now_ns();
-        int64_t result = clone_seed(twin, snapshot, true, TWIN_HEIR_FLAGS, ret_process, ret_error);
-        if (result >= 0)
-            return 0;
+        r = clone_seed(twin, snapshot, true, ret_process, &result, ret_error);
+        if (r < 0 || result >= 0)
+            return r;
         if (result == -EPERM)
             return race_for_seed(twin, snapshot, seed, ret_process, ret_error);
         if (result != -EEXIST)
@@ -326,9 +334,11 @@ int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid
     };
     int r;
     if (new_pid) {
+        int64_t result;
         *ret_free_ns = now_ns();
-        int64_t result = clone_seed(twin, snapshot, false, TWIN_HEIR_FLAGS, ret_process, ret_error);
-        r = result < 0 ? report_clone(result, &snapshot->process, ret_error) : 0;
+        r = clone_seed(twin, snapshot, false, ret_process, &result, ret_error);
+        if (r == 0 && result < 0)
+            r = report_clone(result, &snapshot->process, ret_error);
     } else {
         r = clone_under_old_number(twin, snapshot, seed, ret_process, ret_free_ns, ret_error);
     }
@@ -381,10 +391,12 @@ int twin_copy(struct target *twin, struct snapshot *snapshot, struct target *ret
     if (r < 0)
         return r;
     uint64_t arguments = process_clone_arguments(scratch, TWIN_COPY_FLAGS, stack, 0, NULL, 0);
-    int64_t result = clone_once(twin, arguments, snapshot, ret_error);
-    if (result < 0)
-        return error_errno(ret_error, (int)result, "copying the twin %d", twin->pid);
-    r = target_take_birth(twin, &copy, ret_error);
+    int64_t result;
+    r = clone_once(twin, arguments, snapshot, &result, ret_error);
+    if (r == 0 && result < 0)
+        r = error_errno(ret_error, (int)result, "copying the twin %d", twin->pid);
+    if (r == 0)
+        r = target_take_birth(twin, &copy, ret_error);
     if (r == 0)
         r = twin_run_birth(&copy, &program, ret_error);
     if (r == 0)
