@@ -21,6 +21,9 @@ static void set_up_pair(void)
     cfmakeraw(&modes);
     modes.c_cc[VINTR] = 7;
     MUST(tcsetattr(21, TCSANOW, &modes));
+    if (geteuid() == 0)
+        MUST(fchown(21, 1234, 5678));
+    MUST(fchmod(21, 0604));
     /* A master whose slave nobody has opened yet, and one whose slave was closed. */
     put_at(23, MUST(posix_openpt(O_RDWR | O_NOCTTY)));
     MUST(openpty(&master, &slave, NULL, NULL, NULL));
@@ -33,6 +36,9 @@ static void look_at_pair(void)
     char text[8] = "";
     struct winsize size;
     struct termios modes;
+    struct stat stat;
+    EXPECT(fstat(21, &stat) == 0 && (stat.st_mode & 07777) == 0604);
+    EXPECT(geteuid() != 0 || (stat.st_uid == 1234 && stat.st_gid == 5678));
     EXPECT(ioctl(21, TIOCGWINSZ, &size) == 0 && size.ws_row == 33 && size.ws_col == 77);
     EXPECT(tcgetattr(22, &modes) == 0 && !(modes.c_lflag & ICANON) && modes.c_cc[VINTR] == 7);
     EXPECT(fcntl(22, F_GETFL) & O_NONBLOCK && !(fcntl(21, F_GETFL) & O_NONBLOCK));

@@ -35,12 +35,12 @@ struct terminal_state {
     uint32_t number; /* of the pty */
     uint32_t special_major, special_minor;
     uint64_t inode;
-    int64_t changed_ns; /* st_ctime: when it was made, or changed hands */
-    uint8_t modes[44];  /* struct termios2 */
-    uint32_t reserved;
+    int64_t changed_ns;   /* st_ctime: when it was made, or changed hands */
+    uint8_t modes[44];    /* struct termios2 */
+    uint32_t uid;         /* of its file; the mode of that stands in the row */
     uint16_t window[4];   /* struct winsize */
     uint32_t path_length; /* of the text behind this, with its NUL */
-    uint32_t reserved2;
+    uint32_t gid;
 };
 
 /* Set by open(2), not by TIOCGPTPEER; the C library's O_LARGEFILE is 0. */
@@ -142,6 +142,8 @@ static int capture_terminal(struct object_capture *capture, struct reseat_error 
     state.special_minor = minor(stat.st_rdev);
     state.inode = stat.st_ino;
     state.changed_ns = stat.st_ctim.tv_sec * INT64_C(1000000000) + stat.st_ctim.tv_nsec;
+    state.uid = stat.st_uid;
+    state.gid = stat.st_gid;
     if (state.special_major == TTYAUX_MAJOR && state.special_minor == 2)
         state.flags |= TERMINAL_MASTER;
     if (is_pty_slave(stat.st_rdev)) {
@@ -257,6 +259,21 @@ static int give_modes(const struct terminal_state *state, int fd)
     return ioctl(fd, TIOCSWINSZ, state->window) < 0 ? -errno : 0;
 }
 
+/* The slave half's file, which whoever logs in is given, or mesg(1) closes to others. What we may not give,
+ * it does not get: who may open it is then up to the system's own rule for new ones. */
+static void give_owner(const struct object_view *view, int slave)
+{
+    for (object_id_t id = 0; slave >= 0 && (id = next_half(view, id, false));) {
+        struct object_view of_slave = view_of(view->snapshot, id);
+        struct terminal_state state = state_of(&of_slave);
+        if (of_slave.row->inode != state.inode)
+            continue; /* the row is that of /dev/tty */
+        if (fchown(slave, state.uid, state.gid) == 0)
+            (void)!fchmod(slave, of_slave.row->mode & 0777);
+        return;
+    }
+}
+
 /* Opens the slave half. TIOCGPTPEER would note O_CLOEXEC among the flags of the object, where fdinfo shows it
  * for the selector's. */
 static int open_slave(int master, unsigned flags)
@@ -317,6 +334,7 @@ static int recreate_pair(struct object_making *making, const struct object_view 
         r = making_hold(making, slave);
     if (r == 0)
         r = give_modes(&state, master);
+    give_owner(view, slave);
     if (r == 0)
         r = put_halves(making, view, master, slave, true);
     if (r == 0)
