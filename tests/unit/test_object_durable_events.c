@@ -315,6 +315,51 @@ static void set_up_processes(void)
     MUST(mq_send(24, "kept", 4, 1));
 }
 
+static void put_ended_at(int selector, int second)
+{
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    put_at(selector, MUST((int)syscall(SYS_pidfd_open, child, 0)));
+    put_at(second, MUST((int)syscall(SYS_pidfd_open, child, 0)));
+    waitpid(child, NULL, 0);
+}
+
+static ino_t inode_at(int selector)
+{
+    struct stat stat;
+    MUST(fstat(selector, &stat));
+    return stat.st_ino;
+}
+
+static bool has_pidfs(void)
+{
+    return inode_at(20) != inode_at(30);
+}
+
+static void set_up_ended_processes(void)
+{
+    put_ended_at(20, 21);
+    put_ended_at(30, 31);
+    put_at(40, MUST(open("/dev/null", has_pidfs() ? O_RDONLY : O_WRONLY)));
+}
+
+/* The inode of a pidfd is its process's, also when that has ended. */
+static void look_at_ended_processes(void)
+{
+    EXPECT(!same_object(20, 21) && !same_object(30, 31));
+    EXPECT(inode_at(20) == inode_at(21) && inode_at(30) == inode_at(31));
+    bool had_pidfs = (fcntl(40, F_GETFL) & O_ACCMODE) == O_RDONLY;
+    EXPECT(has_pidfs() == had_pidfs);
+    EXPECT(sys_pidfd_send_signal(21, 0) == -ESRCH);
+}
+
+static void test_ended_processes(void **state)
+{
+    (void)state;
+    expect_recreated(set_up_ended_processes, look_at_ended_processes);
+}
+
 static void test_processes(void **state)
 {
     (void)state;
@@ -348,6 +393,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_inotify, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_inotify_events, make_directory, remove_directory),
         cmocka_unit_test(test_processes),
+        cmocka_unit_test(test_ended_processes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -67,34 +68,51 @@ static int open_pidfd(pid_t pid, unsigned flags)
     return fd < 0 ? -errno : (int)fd;
 }
 
-/* On a child that has ended and was waited for. */
-static int make_ended(unsigned flags)
+static struct pidfd_state pidfd_state_of(const struct object_view *view)
 {
+    struct pidfd_state state;
+    view_read(view, &state, sizeof state);
+    return state;
+}
+
+static int put_pidfd(struct object_making *making, const struct object_view *view, pid_t pid)
+{
+    int fd = open_pidfd(pid, view->row->status_flags);
+    if (fd < 0)
+        return fd;
+    making_put(making, view_id(view), fd);
+    return 0;
+}
+
+/* All on the same ended process, which the inode tells (pidfs, Linux 6.9; before, all pidfds have one): on a
+ * child that ends and is waited for. */
+static int put_ended(struct object_making *making, const struct object_view *view)
+{
+    struct pidfd_state state = pidfd_state_of(view);
     pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
     if (pid == 0)
         syscall(SYS_exit_group, 0);
-    if (pid < 0)
-        return -errno;
-    int fd = open_pidfd(pid, flags);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+    int r = pid < 0 ? -errno : 0;
+    for (object_id_t id = 0; r == 0 && (id = view_next_of_inode(view, id));) {
+        struct object_view one = view_of(making->snapshot, id);
+        struct pidfd_state other = pidfd_state_of(&one);
+        if (memcmp(&other, &state, sizeof state) == 0 && !making_has(making, id) &&
+            !object_is_unwanted(making->options, id))
+            r = put_pidfd(making, &one, pid);
+    }
+    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
-    return fd;
+    return r;
 }
 
 static int recreate_pidfd(struct object_making *making, const struct object_view *view,
                           struct reseat_error **ret_error)
 {
     (void)ret_error;
-    struct pidfd_state state;
-    view_read(view, &state, sizeof state);
+    struct pidfd_state state = pidfd_state_of(view);
     if (state.flags & PIDFD_ITSELF)
         return 0; /* late */
-    unsigned flags = view->row->status_flags;
-    int fd = is_running(&state) ? open_pidfd((pid_t)state.pid, flags) : make_ended(flags);
-    if (fd < 0)
-        return fd;
-    making_put(making, view_id(view), fd);
-    return 0;
+    return is_running(&state) ? put_pidfd(making, view, (pid_t)state.pid) : put_ended(making, view);
 }
 
 static int make_pidfd_late(const struct object_view *view, pid_t pid, native_cap_t *ret_cap,
