@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 struct cold_restore {
@@ -295,9 +297,20 @@ static int install_late(struct cold_restore *restore, struct target *process, st
     return r;
 }
 
-/* Who is told that a lease is broken is told a selector as well: that of whoever has taken it last
- * (fcntl(2)). */
-static int take_leases(struct cold_restore *restore, struct target *process, struct reseat_error **ret_error)
+/* Whether there is an object of a kind that locks are put back on. */
+static bool may_have_locks(const struct cold_restore *restore, size_t index, native_cap_t cap)
+{
+    const struct snapshot *snapshot = &restore->snapshot;
+    const struct snapshot_capability *row = &snapshot->capabilities[index];
+    uint32_t type = snapshot->objects[row->object - 1].mode & S_IFMT;
+    return cap != NATIVE_CAP_INVALID && (type == S_IFREG || type == S_IFDIR) &&
+           !slot_is_replaced(wish_of(restore, row->selector));
+}
+
+/* Taken again by the process itself. Who is told that a lease is broken is told a selector as well: that of
+ * whoever has taken it last (fcntl(2)). And of a flock the kernel shows who has taken it (/proc/locks), which
+ * only who has not got it can become: so it is let go for a moment. */
+static int take_locks(struct cold_restore *restore, struct target *process, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = &restore->snapshot;
     _cleanup_(program_batch_end) struct program_batch batch = {0};
@@ -305,11 +318,17 @@ static int take_leases(struct cold_restore *restore, struct target *process, str
     for (size_t i = 0; r == 0 && i < snapshot->capabilities_count; i++) {
         const struct snapshot_capability *row = &snapshot->capabilities[i];
         native_cap_t cap = cap_of(restore, row->object);
-        int lease = cap == NATIVE_CAP_INVALID || slot_is_replaced(wish_of(restore, row->selector))
-                        ? F_UNLCK
-                        : fcntl((int)cap, F_GETLEASE);
-        if (lease == F_RDLCK || lease == F_WRLCK)
-            program_call(&batch.program, NULL, SYS_fcntl, row->selector, F_SETLEASE, (uint64_t)lease);
+        if (!may_have_locks(restore, i, cap))
+            continue;
+        struct object_own_locks locks = object_find_own_locks(cap);
+        if (locks.lease != F_UNLCK)
+            program_call(&batch.program, NULL, SYS_fcntl, row->selector, F_SETLEASE, (uint64_t)locks.lease);
+        if (locks.flock != F_UNLCK) {
+            program_call(&batch.program, NULL, SYS_flock, row->selector, LOCK_UN);
+            program_call(&batch.program, "taking a flock again (somebody else has taken it meanwhile)",
+                         SYS_flock, row->selector,
+                         LOCK_NB | (uint64_t)(locks.flock == F_WRLCK ? LOCK_EX : LOCK_SH));
+        }
         r = program_batch_room(&batch, 0, ret_error);
     }
     return r == 0 ? program_batch_run(&batch, ret_error) : r;
@@ -400,7 +419,7 @@ static int make_process(struct cold_restore *restore, struct reseat_restore_resu
     if (r == 0)
         r = install_late(restore, &process, ret_error);
     if (r == 0)
-        r = take_leases(restore, &process, ret_error);
+        r = take_locks(restore, &process, ret_error);
     find_terminal(restore, &seed);
     if (!seed.terminal_slot && !seed.terminal_master && !has_terminal_path(snapshot))
         snapshot->process.tty = 0; /* it was lost with the capability, which was said */

@@ -162,11 +162,11 @@ int content_write_mapped(const struct object_making *making, const struct object
 
 struct lock_state {
     int32_t kind; /* enum lock_kind */
-    int32_t type; /* F_RDLCK, F_WRLCK */
+    int32_t type; /* F_RDLCK, F_WRLCK; of LOCK_BREAKING what it is to become: F_RDLCK, F_UNLCK */
     int64_t start, length;
 };
 
-enum lock_kind { LOCK_FLOCK = 1, LOCK_OFD = 2, LOCK_LEASE = 3 };
+enum lock_kind { LOCK_FLOCK = 1, LOCK_OFD = 2, LOCK_LEASE = 3, LOCK_BREAKING = 4 };
 
 /* Adds the locks of the sight to the state; says how many. */
 int locks_capture(struct object_capture *capture, uint32_t *ret_count);

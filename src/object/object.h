@@ -268,6 +268,12 @@ int object_recreate(struct snapshot *snapshot, const struct object_options *opti
 int object_recreate_late(struct object_set *set, const struct snapshot *snapshot, pid_t pid,
                          struct reseat_error **ret_error);
 
+/* Locks on an object of ours that the kernel notes a process for. F_UNLCK: none. */
+struct object_own_locks {
+    int flock, lease; /* F_RDLCK, F_WRLCK; a lease that is not being broken */
+};
+struct object_own_locks object_find_own_locks(native_cap_t cap);
+
 /* ---- tcp_freeze.c: TCP connections outlive the process in an image ----
  * Only for a checkpoint that kills the process and keeps no twin; the process stands still. Without it, or
  * where it is not permitted, connections are degraded: reset. */

@@ -183,12 +183,27 @@ static short ofd_lock_seen_by(int fd)
     return lock.l_type;
 }
 
+/* Who holds a lock by flock on it, as the kernel knows. */
+static int flock_holder(int fd)
+{
+    char path[64];
+    int holder = -1;
+
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    char *line = strstr(text_of(path), "FLOCK");
+    CHECK(line && sscanf(line, "FLOCK ADVISORY %*s %d", &holder) == 1);
+    return holder;
+}
+
 static void whole_file_lock(void)
 {
     int fd = new_file(), other = open_again(fd, O_RDWR);
 
     MUST(flock(fd, LOCK_EX));
+    CHECK_EQUAL(flock_holder(fd), getpid());
     be_checkpointed();
+    if (getenv("SUBJECT_NEW_OBJECTS"))
+        CHECK_EQUAL(flock_holder(fd), getpid());
     CHECK(flock(other, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK);
     MUST(flock(fd, LOCK_UN));
     CHECK_EQUAL(flock(other, LOCK_EX | LOCK_NB), 0);
@@ -341,6 +356,27 @@ static void lease(void)
     MUST(fcntl(fd, F_SETSIG, SIGRTMIN + 4)); /* which F_UNLCK has cleared */
 }
 
+/* It is being broken: somebody wants to open the file, and the holder has not done anything yet. */
+static void broken_lease(void)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, "broken-%d", getpid());
+    int fd = MUST(open(name, O_CREAT | O_RDWR, 0600));
+    on(SIGRTMIN + 4);
+    MUST(fcntl(fd, F_SETSIG, SIGRTMIN + 4));
+    if (fcntl(fd, F_SETLEASE, F_WRLCK) < 0)
+        skip("no leases on this file system");
+    CHECK(open(name, O_RDONLY | O_NONBLOCK) < 0 && errno == EWOULDBLOCK);
+    wait_signalled(SIGRTMIN + 4, fd);
+    be_checkpointed();
+    CHECK_EQUAL(signalled, 0);
+    CHECK_EQUAL(fcntl(fd, F_GETLEASE), F_RDLCK);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    CHECK(strstr(text_of(path), "BREAKING"));
+}
+
 static void told_of_input(void)
 {
     int ends[2];
@@ -419,6 +455,7 @@ const struct subject subjects[] = {
      .refused = "cold: has it, too"},
     {"record-locks", record_locks, ask_for_ranges, .refused = "cold: has it, too"},
     {"lease", lease},
+    {"broken-lease", broken_lease},
     {"told-of-input", told_of_input},
     {"one-thread-is-told", one_thread_is_told_of_input},
     {0},

@@ -333,4 +333,5 @@ const struct object_durable device_durable = {
     .check = check_file,
     .judge = judge_device,
     .recreate = recreate_file,
+    .complete = complete_file,
 };
