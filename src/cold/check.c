@@ -116,6 +116,16 @@ static int check_session(const struct cold_plan *plan, struct obstacles *obstacl
         process->session);
 }
 
+static int check_login(const struct snapshot_state *state, struct obstacles *obstacles)
+{
+    if (!(state->flags & SNAPSHOT_STATE_HAS_LOGIN) || process_may_set_login(state->login_uid))
+        return 0;
+    return obstacles_add(obstacles, SEVERITY_NOTE, -1,
+                         "the audit log will name our login for it, not user %d: to change that takes "
+                         "CAP_AUDIT_CONTROL",
+                         (int)state->login_uid);
+}
+
 static int check_control_group(void *userdata, const char *line, const char *path)
 {
     if (path && access(path, W_OK) == 0)
@@ -146,6 +156,8 @@ int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct
     r = check_namespaces(snapshot, obstacles);
     if (r == 0)
         r = check_session(plan, obstacles);
+    if (r == 0)
+        r = check_login(&snapshot->states[0], obstacles);
     if (r == 0)
         r = process_visit_control_groups(cold_text(snapshot, snapshot->states[0].control_groups_offset),
                                          check_control_group, obstacles);

@@ -99,6 +99,7 @@ static const struct field_word state_flags_words[] = {
     {SNAPSHOT_STATE_REMOVED_DIRECTORY, "removed-directory"},
     {SNAPSHOT_STATE_REMOVED_EXE, "removed-exe"},
     {SNAPSHOT_STATE_OTHER_ROOT, "other-root"},
+    {SNAPSHOT_STATE_HAS_LOGIN, "has-login"},
     {0},
 };
 
@@ -352,6 +353,7 @@ static const struct field states_fields[] = {
     FIELD(snapshot_state, no_write_execute, FIELD_UNSIGNED, 0, NULL),
     FIELDS(snapshot_state, namespaces, FIELD_UNSIGNED, uint64_t),
     FIELD(snapshot_state, control_groups_offset, FIELD_NAME, 0, NULL),
+    FIELD(snapshot_state, login_uid, FIELD_UNSIGNED, 0, NULL),
     {0},
 };
 

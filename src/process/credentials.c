@@ -146,6 +146,18 @@ bool credentials_may_become(const struct snapshot *ours, const struct snapshot_c
     return true;
 }
 
+bool process_may_set_login(uint32_t uid)
+{
+    _cleanup_(snapshot_free) struct snapshot groups = {0};
+    _cleanup_close_ int proc_fd = open("/proc/thread-self", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    struct snapshot_credentials own;
+    uint32_t ours;
+    if (proc_fd < 0 || process_read_login(proc_fd, &ours) < 0)
+        return false;
+    return ours == uid || ours == UINT32_MAX ||
+           (read_status(proc_fd, &groups, &own) == 0 && have(&own, CAP_AUDIT_CONTROL));
+}
+
 int credentials_capture_threads(int proc_fd, struct snapshot *snapshot)
 {
     struct snapshot_credentials leader;
@@ -157,11 +169,10 @@ int credentials_capture_threads(int proc_fd, struct snapshot *snapshot)
         snprintf(path, sizeof path, "task/%u", snapshot->threads[i].tid);
         _cleanup_close_ int task_fd = openat(proc_fd, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
         r = read_status(task_fd, snapshot, &own);
-        bool is_same = r == 0 && has_same_ids(snapshot, &leader, snapshot, &own) &&
-                       has_same_privileges(&leader, &own);
+        bool is_same =
+            r == 0 && has_same_ids(snapshot, &leader, snapshot, &own) && has_same_privileges(&leader, &own);
         /* What it may not become, it is allowed not to be again (obstacles_threads.c). */
-        if (r < 0 || is_same ||
-            !credentials_may_become(snapshot, &leader, snapshot, &own, &what, &privilege))
+        if (r < 0 || is_same || !credentials_may_become(snapshot, &leader, snapshot, &own, &what, &privilege))
             continue;
         struct snapshot_thread_credentials *row =
             array_append(snapshot->credentials, snapshot->credentials_count);

@@ -182,6 +182,15 @@ static uint64_t read_number(int proc_fd, const char *name, int base)
     return file_read(proc_fd, name, &text, NULL) < 0 ? 0 : (uint64_t)strtoll(text, NULL, base);
 }
 
+int process_read_login(int proc_fd, uint32_t *ret_uid)
+{
+    _cleanup_free_ char *text = NULL;
+    int r = file_read(proc_fd, "loginuid", &text, NULL);
+    if (r == 0)
+        *ret_uid = (uint32_t)strtoul(text, NULL, 10);
+    return r;
+}
+
 void process_read_namespaces(int proc_fd, uint64_t namespaces[SNAPSHOT_NAMESPACES])
 {
     for (size_t i = 0; i < SNAPSHOT_NAMESPACES; i++) {
@@ -215,6 +224,8 @@ int process_describe_outside(int proc_fd, struct snapshot *snapshot, struct snap
     if (r == 0)
         r = add_text(snapshot, file_read(proc_fd, "cgroup", &groups, NULL) < 0 ? "" : groups,
                      &state->control_groups_offset);
+    if (process_read_login(proc_fd, &state->login_uid) == 0)
+        state->flags |= SNAPSHOT_STATE_HAS_LOGIN;
     state->personality = (uint32_t)read_number(proc_fd, "personality", 16);
     state->oom_score_adj = (int32_t)read_number(proc_fd, "oom_score_adj", 10);
     state->core_dump_filter = (uint32_t)read_number(proc_fd, "coredump_filter", 16);

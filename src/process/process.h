@@ -73,6 +73,10 @@ int process_describe(struct target *holder, const uint64_t report_action[4], str
 int process_describe_outside(int proc_fd, struct snapshot *snapshot, struct snapshot_state *state);
 /* The namespaces of a process, by inode; 0: not known. */
 void process_read_namespaces(int proc_fd, uint64_t namespaces[SNAPSHOT_NAMESPACES]);
+/* The user who has logged in, for the audit log: UINT32_MAX if nobody has. -ENOENT: a kernel without that. */
+int process_read_login(int proc_fd, uint32_t *ret_uid);
+/* Whether a process of ours can be given this one (with CAP_AUDIT_CONTROL, or if we have not logged in). */
+bool process_may_set_login(uint32_t uid);
 extern const char *const process_namespace_names[SNAPSHOT_NAMESPACES];
 
 /* ---- credentials.c ---- */

@@ -104,6 +104,38 @@ static int install_filter(struct seed *seed, const struct snapshot *snapshot,
     return program_run_batch(seed->process, &program, ret_error);
 }
 
+/* Only the process itself may write it, and only as the number that it is. What cannot be had was said
+ * beforehand (cold_check()). */
+static int rebuild_login(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    const struct snapshot_state *state = &snapshot->states[0];
+    struct scratch *scratch = &seed->process->scratch;
+    uint32_t login;
+    char text[16];
+    if (!(state->flags & SNAPSHOT_STATE_HAS_LOGIN) ||
+        process_read_login(seed->process->proc_fd, &login) < 0 || login == state->login_uid)
+        return 0;
+    static const char path[] = "/proc/self/loginuid";
+    _cleanup_(program_end) struct program opening = {0}, writing = {0};
+    int r = program_begin(&opening, scratch, 8, 0, ret_error);
+    if (r < 0)
+        return r;
+    size_t open_call = program_call(&opening, NULL, SYS_openat, (uint64_t)AT_FDCWD,
+                                    scratch_copy(scratch, path, sizeof path), O_WRONLY | O_CLOEXEC);
+    r = program_run_batch(seed->process, &opening, ret_error);
+    int64_t fd = r < 0 ? -1 : program_result(&opening, open_call);
+    if (fd < 0)
+        return r;
+    r = program_begin(&writing, scratch, 8, 0, ret_error);
+    if (r < 0)
+        return r;
+    int length = snprintf(text, sizeof text, "%u", state->login_uid);
+    program_call(&writing, NULL, SYS_write, (uint64_t)fd, scratch_copy(scratch, text, (size_t)length),
+                 (uint64_t)length);
+    program_call(&writing, NULL, SYS_close, (uint64_t)fd);
+    return program_run_batch(seed->process, &writing, ret_error);
+}
+
 int rebuild_state(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     struct scratch *scratch = &seed->process->scratch;
@@ -119,6 +151,8 @@ int rebuild_state(struct seed *seed, const struct snapshot *snapshot, struct res
     r = program_run_batch(seed->process, &program, ret_error);
     scratch->used = kept;
     scratch_begin_part(scratch);
+    if (r == 0)
+        r = rebuild_login(seed, snapshot, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->filters_count; i++)
         r = install_filter(seed, snapshot, &snapshot->filters[i], ret_error);
     return r;

@@ -279,6 +279,7 @@ enum snapshot_state_flags {
     SNAPSHOT_STATE_REMOVED_DIRECTORY = 1 << 2,
     SNAPSHOT_STATE_REMOVED_EXE = 1 << 3,
     SNAPSHOT_STATE_OTHER_ROOT = 1 << 4, /* chroot(2) */
+    SNAPSHOT_STATE_HAS_LOGIN = 1 << 5,  /* login_uid is known */
 };
 
 /* Indices of snapshot_credentials.privileges: the CAP_* sets, as in /proc/PID/status. */
@@ -337,6 +338,8 @@ struct snapshot_state {
     uint32_t no_write_execute;                /* PR_GET_MDWE */
     uint64_t namespaces[SNAPSHOT_NAMESPACES]; /* their inodes */
     uint64_t control_groups_offset;           /* in blobs: /proc/PID/cgroup, NUL-terminated */
+    uint32_t login_uid; /* /proc/PID/loginuid: for the audit log; UINT32_MAX: not logged in */
+    uint32_t reserved;
 };
 
 /* A seccomp filter, in the order in which they were installed. */

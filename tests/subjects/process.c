@@ -217,6 +217,17 @@ static void out_of_memory_score(void)
     stays_the_same("/proc/self/oom_score_adj");
 }
 
+/* Who was logged in, for the audit log; set once, it takes CAP_AUDIT_CONTROL to change it. */
+static void login(void)
+{
+    int fd = open("/proc/self/loginuid", O_WRONLY);
+
+    if (fd < 0 || write(fd, "4321", 4) != 4)
+        skip("no audit in this kernel, or we may not");
+    close(fd);
+    stays_the_same("/proc/self/loginuid");
+}
+
 static void core_dump_filter(void)
 {
     write_to("/proc/self/coredump_filter", "0x5b");
@@ -299,6 +310,7 @@ const struct subject subjects[] = {
     {"parent-death-signal", parent_death_signal},
     {"child-subreaper", child_subreaper, .new_pid = true},
     {"oom-score", out_of_memory_score, .new_pid = true},
+    {"login", login, .new_pid = true, .root = true},
     {"coredump-filter", core_dump_filter, .new_pid = true},
     {"personality", personality_stays},
     {"no-huge-pages", no_huge_pages},
