@@ -86,12 +86,28 @@ static int check_may_kill(pid_t pid, struct reseat_error **ret_error)
                        pid);
 }
 
+/* What is said of a capability is said of the very object that a twin hands on. An image has it made anew,
+ * which is judged by itself. */
+static void forget_capabilities(struct obstacles *obstacles)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < obstacles->count; i++) {
+        if (obstacles->items[i].selector < 0)
+            obstacles->items[kept++] = obstacles->items[i];
+        else
+            free(obstacles->items[i].sentence);
+    }
+    obstacles->count = kept;
+}
+
 static int check_obstacles(const struct checkpoint *checkpoint, enum snapshot_form form,
                            bool *ret_threads_differ, struct reseat_error **ret_error)
 {
     const struct reseat_checkpoint_options *options = checkpoint->options;
     _cleanup_(obstacles_free) struct obstacles obstacles = {0};
     int r = process_find_obstacles(checkpoint->pid, form, checkpoint->leaves_running, &obstacles, ret_error);
+    if (options->flags & RESEAT_IMAGE)
+        forget_capabilities(&obstacles);
     /* If an image is all that is left, what it cannot bring back is lost. Where the process runs on it is for
      * the restore to ask. */
     if (r == 0 && (options->flags & RESEAT_IMAGE) && !checkpoint->leaves_running)
