@@ -140,6 +140,8 @@ struct object_durable {
                   struct reseat_error **ret_error);
     int (*late)(const struct object_view *view, pid_t pid, native_cap_t *ret_cap,
                 struct reseat_error **ret_error);
+    /* Whether it can only be made when the restored process is there: late(), or from inside. */
+    bool (*needs_process)(const struct object_view *view);
 };
 
 /* The kind of that name, or NULL. */

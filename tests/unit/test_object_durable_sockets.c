@@ -219,6 +219,41 @@ static void test_flight(void **state)
     expect_recreated(set_up_flight, look_at_flight);
 }
 
+static void set_up_own_flight(void)
+{
+    pair_at(SOCK_STREAM, 20, 21);
+    int fds[] = {MUST(sys_pidfd_open(getpid())), MUST(open("/proc/self/status", O_RDONLY))};
+    send_fds(20, "own", fds, 2);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void look_at_own_flight(void)
+{
+    char text[32] = "";
+    int fds[8];
+    EXPECT(receive(21, text, sizeof text, fds, NULL) == 2 && strcmp(text, "own") == 0);
+    EXPECT(read(fds[1], text, 1) < 0 && errno == EBADF);
+    EXPECT(sys_pidfd_send_signal(fds[0], 0) == -EBADF);
+}
+
+/* What is on the process itself cannot be under way in a queue that is filled before there is a process. */
+static void test_own_flight(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    _cleanup_(object_set_end) struct object_set set = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    capture_subject(set_up_own_flight, &snapshot);
+    assert_int_equal(object_judge_cold(&snapshot, NULL, &verdicts, &error), 0);
+    assert_int_equal(fate_of(&verdicts, 21), OBJECT_DEGRADED);
+    struct object_options options = {.allows_degraded = true};
+    if (object_recreate(&snapshot, &options, &set, &error) < 0)
+        fail_with_error("recreate", error);
+    run_look(&snapshot, &set, look_at_own_flight);
+}
+
 /* ---- names ---- */
 
 static void set_up_names(void)
@@ -638,6 +673,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_flight),
+        cmocka_unit_test(test_own_flight),
         cmocka_unit_test_setup_teardown(test_names, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_removed, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_removed_of_user, make_directory, remove_directory),

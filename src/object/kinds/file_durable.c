@@ -319,6 +319,11 @@ static int complete_file(struct object_making *making, const struct object_view 
     return locks_take(view, locks_offset(&state), state.lock_count, cap, ret_error);
 }
 
+static bool is_own_proc(const struct object_view *view)
+{
+    return file_state_of(view).flags & FILE_OWN_PROC;
+}
+
 const struct object_durable file_durable = {
     .state_bytes = sizeof(struct file_state),
     .capture = capture_file,
@@ -326,6 +331,7 @@ const struct object_durable file_durable = {
     .judge = judge_file,
     .recreate = recreate_file,
     .complete = complete_file,
+    .needs_process = is_own_proc,
 };
 const struct object_durable device_durable = {
     .state_bytes = sizeof(struct file_state),

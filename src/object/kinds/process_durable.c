@@ -115,6 +115,11 @@ static int recreate_pidfd(struct object_making *making, const struct object_view
     return is_running(&state) ? put_pidfd(making, view, (pid_t)state.pid) : put_ended(making, view);
 }
 
+static bool is_on_itself(const struct object_view *view)
+{
+    return pidfd_state_of(view).flags & PIDFD_ITSELF;
+}
+
 static int make_pidfd_late(const struct object_view *view, pid_t pid, native_cap_t *ret_cap,
                            struct reseat_error **ret_error)
 {
@@ -130,6 +135,7 @@ const struct object_durable pidfd_durable = {
     .capture = capture_pidfd,
     .recreate = recreate_pidfd,
     .late = make_pidfd_late,
+    .needs_process = is_on_itself,
 };
 
 /* ---- namespaces ---- */

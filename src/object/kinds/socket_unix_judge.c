@@ -153,16 +153,39 @@ static int judge_packets(const struct object_view *view, const struct unix_parts
                "its other end is outside the checkpoint: sending fails with ECONNREFUSED");
 }
 
+/* Whether something is under way in it that is not there when its queue is filled. */
+static bool has_unmade(const struct object_view *view, const struct unix_parts *parts,
+                       const struct object_options *options)
+{
+    uint64_t offset = parts->messages;
+    struct unix_message_view message;
+    for (size_t i = 0; i < parts->state.message_count && unix_next_message(view, &offset, &message); i++)
+        for (size_t o = 0; o < message.header.object_count; o++) {
+            uint32_t object;
+            memcpy(&object, message.objects + o * sizeof object, sizeof object);
+            struct object_view other = view_of(view->snapshot, object);
+            bool needs_process = view_is_usable(&other) && other.kind->durable->needs_process &&
+                                 other.kind->durable->needs_process(&other);
+            if (needs_process || object_is_unwanted(options, object))
+                return true;
+        }
+    return false;
+}
+
 int unix_judge(const struct object_view *view, const struct object_options *options,
                enum object_fate *ret_fate, char **ret_sentence)
 {
-    (void)options;
     struct unix_parts parts = unix_parts_of(view);
     const struct unix_state *state = &parts.state;
     if ((!(state->flags & UNIX_CONNECTED) || state->type == SOCK_DGRAM) && !unix_can_be_reached(view))
         return say(OBJECT_LOST, ret_fate, ret_sentence,
                    "its file was removed and its name cannot be had again, so that those inside who talk to "
                    "it cannot be connected again without CAP_NET_ADMIN");
+    if (has_unmade(view, &parts, options))
+        return say(
+            OBJECT_DEGRADED, ret_fate, ret_sentence,
+            "a descriptor that is under way in it is on the process itself (or replaced by --slot): it "
+            "arrives as one on which every operation fails");
     if (state->flags & UNIX_LISTENING)
         return judge_listening(view, &parts, ret_fate, ret_sentence);
     if (state->type == SOCK_DGRAM)

@@ -291,7 +291,7 @@ static int fill_with(struct object_making *making, const struct object_view *vie
 {
     int fds[UNIX_OBJECTS_MAX];
     struct sockaddr_un own;
-    _cleanup_close_ int place = -EBADF;
+    _cleanup_close_ int place = -EBADF, placeholder = open("/dev/null", O_PATH | O_CLOEXEC);
     socklen_t length = 0;
     if (!is_connected)
         length = unix_reachable_address(view, making->set->caps[view_id(view)], &place, &own);
@@ -299,6 +299,8 @@ static int fill_with(struct object_making *making, const struct object_view *vie
         uint32_t object;
         memcpy(&object, message->objects + i * sizeof object, sizeof object);
         fds[i] = making->set->caps[object];
+        if (fds[i] < 0)
+            fds[i] = placeholder; /* as was said: has_unmade() */
         if (fds[i] < 0)
             return -EBADF;
     }
