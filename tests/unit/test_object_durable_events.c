@@ -250,6 +250,9 @@ static void set_up_inotify(void)
     EXPECT(inotify_add_watch(20, test_directory(), IN_DELETE) == 2);
     MUST(inotify_rm_watch(20, 2));
     EXPECT(inotify_add_watch(20, test_path("b"), IN_CREATE | IN_DELETE) == 3);
+    put_at(21, MUST(open(test_path("b/gone"), O_CREAT | O_RDWR, 0600)));
+    EXPECT(inotify_add_watch(20, test_path("b/gone"), IN_MODIFY) == 4);
+    MUST(unlink(test_path("b/gone")));
     char events[512];
     while (read(20, events, sizeof events) > 0)
         ;
@@ -263,9 +266,11 @@ static void look_at_inotify(void)
     close(MUST(open(test_path("b/new"), O_CREAT | O_WRONLY, 0600)));
     EXPECT(read(20, room, sizeof room) > 0 && event->wd == 3 && event->mask == IN_CREATE);
     EXPECT(strcmp(event->name, "new") == 0);
+    MUST(write(21, "x", 1));
+    EXPECT(read(20, room, sizeof room) > 0 && event->wd == 4 && event->mask == IN_MODIFY);
     MUST(mkdir(test_path("c"), 0700));
     EXPECT(read(20, room, sizeof room) < 0);
-    EXPECT(inotify_add_watch(20, test_path("c"), IN_CREATE) == 4);
+    EXPECT(inotify_add_watch(20, test_path("c"), IN_CREATE) == 5);
 }
 
 static void test_inotify(void **state)

@@ -1,6 +1,8 @@
 /* inotify(7) in a durable image: its watches, with their numbers. fdinfo has an inode and a file handle for
  * each; the handle is opened (open_by_handle_at(2), needs CAP_DAC_READ_SEARCH) and the path read from
- * /proc/self/fd. Events that wait to be read cannot be looked at, only counted: they are lost.
+ * /proc/self/fd. What has no path any more may be what another object of the process is on: then that is
+ * watched. Events that wait to be read cannot be looked at, only counted: they are lost. Watches are put back
+ * when everything else is there, so that they do not see it being made.
  *
  * The kernel gives out watch numbers one after the other, so one is reached by adding and removing until it
  * comes up; what that leaves in the queue is read away. */
@@ -24,14 +26,16 @@ struct inotify_watch {
     uint32_t mask;
     uint64_t inode;
     uint32_t path_length; /* with the NUL; 0: not found out */
-    uint32_t reserved;
+    uint32_t device;      /* in the kernel's own form */
 };
 
-#define ALIGN_8(number)  (((number) + 7) & ~(size_t)7)
-#define WATCH_NUMBER_MAX (1 << 18) /* so many numbers are tried */
-#define LINE_BYTES       512
-#define HANDLE_BYTES     64   /* as the kernel shows */
-#define DRAIN_EVERY      1000 /* fs.inotify.max_queued_events is larger */
+#define ALIGN_8(number)      (((number) + 7) & ~(size_t)7)
+#define WATCH_NUMBER_MAX     (1 << 18) /* so many numbers are tried */
+#define LINE_BYTES           512
+#define HANDLE_BYTES         64 /* as the kernel shows */
+#define DEVICE_MAJOR(device) ((device) >> 20)
+#define DEVICE_MINOR(device) ((device)&0xfffffU)
+#define DRAIN_EVERY          1000 /* fs.inotify.max_queued_events is larger */
 
 /* ---- capture ---- */
 
@@ -84,8 +88,7 @@ static bool path_of_handle(int mount_fd, const struct handle_text *text, char pa
 static bool find_path(unsigned device, const struct handle_text *text, char path[static 4096])
 {
     for (size_t skip = 0; text->length <= HANDLE_BYTES; skip++) {
-        /* The kernel's own form of a device number: 12 and 20 bits. */
-        _cleanup_close_ int mount_fd = open_mount(device >> 20, device & 0xfffff, skip);
+        _cleanup_close_ int mount_fd = open_mount(DEVICE_MAJOR(device), DEVICE_MINOR(device), skip);
         if (mount_fd == -ENOENT)
             return false;
         if (mount_fd >= 0 && path_of_handle(mount_fd, text, path))
@@ -94,8 +97,7 @@ static bool find_path(unsigned device, const struct handle_text *text, char path
     return false;
 }
 
-static int add_watch(struct object_capture *capture, const char *line, struct inotify_state *state,
-                     size_t *missing)
+static int add_watch(struct object_capture *capture, const char *line, struct inotify_state *state)
 {
     static const uint8_t zeros[8];
     unsigned number, device, mask;
@@ -111,11 +113,11 @@ static int add_watch(struct object_capture *capture, const char *line, struct in
     if (n < 4)
         return 0;
     bool is_found = n == 7 && find_path(device, &text, path);
-    *missing += !is_found;
     struct inotify_watch watch = {.number = (int32_t)number,
                                   .mask = mask,
                                   .inode = inode,
-                                  .path_length = is_found ? (uint32_t)strlen(path) + 1 : 0};
+                                  .path_length = is_found ? (uint32_t)strlen(path) + 1 : 0,
+                                  .device = device};
     int r = state_add(capture, &watch, sizeof watch);
     if (r == 0)
         r = state_add(capture, path, watch.path_length);
@@ -128,20 +130,14 @@ static int capture_inotify(struct object_capture *capture, struct reseat_error *
     (void)ret_error;
     int queued = 0;
     struct inotify_state state = {0};
-    size_t missing = 0;
     if (ioctl(capture->cap, FIONREAD, &queued) < 0)
         queued = 0;
     state.queued_bytes = (uint32_t)queued;
     int r = state_add(capture, &state, sizeof state);
     for (const char *line = capture->sight->info; r == 0 && (line = strstr(line, "inotify wd:")); line++)
-        r = add_watch(capture, line, &state, &missing);
+        r = add_watch(capture, line, &state);
     if (r == 0)
         memcpy(capture->state, &state, sizeof state);
-    if (r == 0 && missing)
-        r = capture_degraded(capture,
-                             "of %zu of its %u watches the path cannot be found out: they will be "
-                             "missing, as if what they watch had been removed",
-                             missing, state.watch_count);
     if (r == 0 && queued > 0)
         r = capture_degraded(capture, "%d bytes of events wait to be read and will be lost", queued);
     return r;
@@ -181,6 +177,19 @@ static int check_inotify(const struct object_view *view, struct reseat_error **r
     return 0;
 }
 
+/* The object of the snapshot that is on what is watched; 0: none. */
+static object_id_t find_watched(const struct object_view *view, const struct inotify_watch *watch)
+{
+    for (object_id_t id = 1; id <= view->snapshot->objects_count; id++) {
+        struct object_view other = view_of(view->snapshot, id);
+        if (other.row->inode == watch->inode && other.row->device_major == DEVICE_MAJOR(watch->device) &&
+            other.row->device_minor == DEVICE_MINOR(watch->device) &&
+            (S_ISREG(other.row->mode) || S_ISDIR(other.row->mode)) && view_is_usable(&other))
+            return id;
+    }
+    return 0;
+}
+
 static int judge_inotify(const struct object_view *view, const struct object_options *options,
                          enum object_fate *ret_fate, char **ret_sentence)
 {
@@ -192,9 +201,16 @@ static int judge_inotify(const struct object_view *view, const struct object_opt
     view_read(view, &state, sizeof state);
     while (next_watch(view, &offset, &watch, &path)) {
         _cleanup_close_ int fd = watch.path_length ? place_open(path, 0) : -EBADF;
-        if (!watch.path_length || (fd >= 0 && watch.number <= WATCH_NUMBER_MAX))
+        bool is_there = fd >= 0 || (!watch.path_length && find_watched(view, &watch));
+        if (is_there && watch.number <= WATCH_NUMBER_MAX)
             continue;
         *ret_fate = OBJECT_DEGRADED;
+        if (!watch.path_length)
+            return describe_as(ret_sentence,
+                               is_there ? "the number of its watch %d is too high to be reached"
+                                        : "of its watch %d the path cannot be found out: it will be missing, "
+                                          "as if what it watches had been removed",
+                               watch.number);
         return describe_as(ret_sentence,
                            fd < 0 ? "what it watches at %s is not there any more"
                                   : "the number of its watch on %s is too high to be reached",
@@ -229,41 +245,55 @@ static int reach_number(int fd, const char *path, const struct inotify_watch *wa
     }
 }
 
+struct watch_place {
+    struct inotify_watch watch;
+    const char *path;
+};
+
 static int compare_watches(const void *a, const void *b)
 {
-    const struct inotify_watch *x = a, *y = b;
-    return (x->number > y->number) - (x->number < y->number);
+    const struct watch_place *x = a, *y = b;
+    return (x->watch.number > y->watch.number) - (x->watch.number < y->watch.number);
 }
 
-/* In ascending order of their numbers; `reserved` is used for the place of the path. */
-static int add_watches(const struct object_view *view, int fd)
+/* A descriptor on what is watched. */
+static int open_watched(const struct object_making *making, const struct object_view *view,
+                        const struct watch_place *place)
 {
-    struct inotify_watch *watches = NULL, watch;
+    if (place->watch.path_length)
+        return place_open(place->path, 0);
+    object_id_t id = find_watched(view, &place->watch);
+    if (!id || making_is_lost(making, id) || making->set->caps[id] == NATIVE_CAP_INVALID)
+        return -ENOENT;
+    int fd = fcntl(making->set->caps[id], F_DUPFD_CLOEXEC, 0);
+    return fd < 0 ? -errno : fd;
+}
+
+/* In ascending order of their numbers. */
+static int add_watches(const struct object_making *making, const struct object_view *view, int fd)
+{
+    struct watch_place *places = NULL, next;
     size_t count = 0, offset = sizeof(struct inotify_state);
-    const char *path;
     int r = 0;
-    while (r == 0 && next_watch(view, &offset, &watch, &path)) {
-        struct inotify_watch *place = array_append(watches, count);
-        if (!place)
-            r = -ENOMEM;
-        else
-            *place = watch;
+    while (r == 0 && next_watch(view, &offset, &next.watch, &next.path)) {
+        struct watch_place *place = array_append(places, count);
         if (place)
-            place->reserved = (uint32_t)((const uint8_t *)path - view->state);
+            *place = next;
+        else
+            r = -ENOMEM;
     }
     if (r == 0 && count)
-        qsort(watches, count, sizeof *watches, compare_watches);
+        qsort(places, count, sizeof *places, compare_watches);
     for (size_t i = 0; r == 0 && i < count; i++) {
-        _cleanup_close_ int place = -EBADF;
-        char link[32];
-        if (!watches[i].path_length || watches[i].number > WATCH_NUMBER_MAX)
+        if (places[i].watch.number > WATCH_NUMBER_MAX)
             continue;
-        place = place_open((const char *)view->state + watches[i].reserved, 0);
-        snprintf(link, sizeof link, "/proc/self/fd/%d", place);
-        if (place >= 0)
-            r = reach_number(fd, link, &watches[i]);
+        _cleanup_close_ int watched = open_watched(making, view, &places[i]);
+        char link[32];
+        snprintf(link, sizeof link, "/proc/self/fd/%d", watched);
+        if (watched >= 0)
+            r = reach_number(fd, link, &places[i].watch);
     }
-    free(watches);
+    free(places);
     drain(fd);
     return r;
 }
@@ -271,14 +301,21 @@ static int add_watches(const struct object_view *view, int fd)
 static int recreate_inotify(struct object_making *making, const struct object_view *view,
                             struct reseat_error **ret_error)
 {
+    (void)ret_error;
     int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (fd < 0)
         return -errno;
     making_put(making, view_id(view), fd);
-    int r = add_watches(view, fd);
+    return 0;
+}
+
+static int finish_inotify(struct object_making *making, const struct object_view *view, native_cap_t cap,
+                          struct reseat_error **ret_error)
+{
+    int r = add_watches(making, view, cap);
     if (r < 0)
         return error_errno(ret_error, r, "adding its watches again");
-    return making_set_flags(fd, view->row->status_flags);
+    return making_set_flags(cap, view->row->status_flags);
 }
 
 const struct object_durable inotify_durable = {
@@ -287,4 +324,5 @@ const struct object_durable inotify_durable = {
     .check = check_inotify,
     .judge = judge_inotify,
     .recreate = recreate_inotify,
+    .finish = finish_inotify,
 };
