@@ -74,6 +74,9 @@ static void set_up_deleted(void)
     put_at(25, MUST(open(test_path("outer/inner"), O_DIRECTORY)));
     MUST(rmdir(test_path("outer/inner")));
     MUST(rmdir(test_path("outer")));
+    put_at(27, MUST(open(test_path("one-name"), O_CREAT | O_RDWR, 0600)));
+    MUST(link(test_path("one-name"), test_path("other-name")));
+    MUST(unlink(test_path("one-name")));
     MUST(mkfifo(test_path("gone-fifo"), 0600));
     MUST(chmod(test_path("gone-fifo"), 0751));
     put_at(26, MUST(open(test_path("gone-fifo"), O_RDWR)));
@@ -93,6 +96,7 @@ static void look_at_deleted(void)
     EXPECT(fstat(23, &a) == 0 && a.st_nlink == 1);
     EXPECT(pread(24, text, 5, 0) == 5 && memcmp(text, "moved", 5) == 0);
     EXPECT(fstat(25, &a) == 0 && S_ISDIR(a.st_mode) && a.st_nlink == 0 && (a.st_mode & 0777) == 0750);
+    EXPECT(fstat(27, &a) == 0 && stat(test_path("other-name"), &b) == 0 && a.st_ino == b.st_ino);
     EXPECT(fstat(26, &a) == 0 && S_ISFIFO(a.st_mode) && a.st_nlink == 0 && (a.st_mode & 0777) == 0751);
 }
 

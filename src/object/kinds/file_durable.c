@@ -8,12 +8,14 @@
 #include "object/kinds/file_durable.h"
 #include "object/kinds.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #define ALIGN_8(number) (((number) + 7) & ~(size_t)7)
+#define NAMES_LOOKED_AT 65536 /* of a directory, for another name of a file */
 /* What open(2) is given again. */
 #define OPEN_FLAGS (O_ACCMODE | O_APPEND | O_NONBLOCK | O_SYNC | O_DIRECT | O_NOATIME | O_DIRECTORY | O_PATH)
 
@@ -42,6 +44,28 @@ static const char *path_of_own_proc(const struct object_capture *capture)
             return capture->sight->link + length + (capture->sight->link[length] == '/');
     }
     return NULL;
+}
+
+/* Another name of a file whose name was removed, in the same directory, to be freed; NULL: there is none. */
+static char *find_other_name(const struct object_capture *capture, const struct stat *stat)
+{
+    const char *link = capture->sight->link, *slash = strrchr(link, '/');
+    _cleanup_free_ char *parent = slash ? strndup(link, slash == link ? 1 : (size_t)(slash - link)) : NULL;
+    DIR *directory = parent ? opendir(parent) : NULL;
+    char *found = NULL;
+    size_t looked_at = 0;
+    struct dirent *entry;
+    while (directory && !found && looked_at++ < NAMES_LOOKED_AT && (entry = readdir(directory))) {
+        struct stat now;
+        if (entry->d_ino == stat->st_ino &&
+            fstatat(dirfd(directory), entry->d_name, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
+            now.st_ino == stat->st_ino && now.st_dev == stat->st_dev &&
+            asprintf(&found, "%s/%s", slash == link ? "" : parent, entry->d_name) < 0)
+            found = NULL;
+    }
+    if (directory)
+        closedir(directory);
+    return found;
 }
 
 static int add_path(struct object_capture *capture, struct file_state *state, const char *path)
@@ -87,6 +111,7 @@ static int capture_file(struct object_capture *capture, struct reseat_error **re
 {
     struct file_state state = {.offset = capture_offset(capture)};
     struct stat stat;
+    _cleanup_free_ char *other = NULL;
     const char *own = path_of_own_proc(capture);
     if (fstat(capture->cap, &stat) < 0)
         return error_errno(ret_error, -errno, "looking at a file");
@@ -94,9 +119,13 @@ static int capture_file(struct object_capture *capture, struct reseat_error **re
         return capture_lost(capture, "it has no path");
     note_stat(&state, &stat);
     state.flags = own ? FILE_OWN_PROC : is_deleted(capture->sight, &stat) ? FILE_DELETED : 0;
+    if ((state.flags & FILE_DELETED) && S_ISREG(stat.st_mode) && stat.st_nlink > 0)
+        other = find_other_name(capture, &stat);
+    if (other)
+        state.flags = 0;
     int r = state_add(capture, &state, sizeof state);
     if (r == 0)
-        r = add_path(capture, &state, own ? own : capture->sight->link);
+        r = add_path(capture, &state, other ? other : own ? own : capture->sight->link);
     if (r == 0)
         r = locks_capture(capture, &state.lock_count);
     if (r == 0 && (state.flags & FILE_DELETED))
