@@ -150,9 +150,16 @@ static int open_program(struct cold_plan *plan, bool same_boot, struct obstacles
     return 0;
 }
 
+/* Where we may not give it its owner it keeps us, and a mode that lets nobody else in. */
+static void give_attributes(const struct snapshot_state *state, int fd)
+{
+    if (state->directory_mode && fchown(fd, state->directory_uid, state->directory_gid) == 0)
+        (void)!fchmod(fd, state->directory_mode & 03777);
+}
+
 /* A directory that was removed while the process was in it: made, opened and removed again, under its old
  * name if that is free. */
-static int open_removed(const char *path)
+static int open_removed(const struct snapshot_state *state, const char *path)
 {
     static const char deleted[] = " (deleted)";
     char name[4200];
@@ -165,9 +172,11 @@ static int open_removed(const char *path)
         if (!mkdtemp(name))
             return -errno;
     }
-    int fd = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int r = fd < 0 ? -errno : fd;
     rmdir(name);
+    if (r >= 0)
+        give_attributes(state, fd);
     return r;
 }
 
@@ -177,7 +186,7 @@ int cold_check_directory(const struct snapshot *snapshot, struct obstacles *obst
     if (!(state->flags & SNAPSHOT_STATE_REMOVED_DIRECTORY))
         return 0;
     return obstacles_add(
-        obstacles, SEVERITY_DEGRADED, -1,
+        obstacles, state->directory_mode ? SEVERITY_NOTE : SEVERITY_DEGRADED, -1,
         "the working directory %s had been removed: another removed directory takes its place",
         cold_text(snapshot, state->directory_offset));
 }
@@ -195,7 +204,7 @@ static int open_directories(struct cold_plan *plan, struct obstacles *obstacles,
                                plan->snapshot->process.pid);
     }
     if (state->flags & SNAPSHOT_STATE_REMOVED_DIRECTORY) {
-        plan->directory_fd = open_removed(path);
+        plan->directory_fd = open_removed(state, path);
         if (plan->directory_fd < 0)
             return error_errno(ret_error, plan->directory_fd, "making a working directory in place of %s",
                                path);

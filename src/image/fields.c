@@ -354,6 +354,9 @@ static const struct field states_fields[] = {
     FIELDS(snapshot_state, namespaces, FIELD_UNSIGNED, uint64_t),
     FIELD(snapshot_state, control_groups_offset, FIELD_NAME, 0, NULL),
     FIELD(snapshot_state, login_uid, FIELD_UNSIGNED, 0, NULL),
+    FIELD(snapshot_state, directory_mode, FIELD_UNSIGNED, 0, NULL),
+    FIELD(snapshot_state, directory_uid, FIELD_UNSIGNED, 0, NULL),
+    FIELD(snapshot_state, directory_gid, FIELD_UNSIGNED, 0, NULL),
     {0},
 };
 

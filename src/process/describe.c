@@ -156,8 +156,12 @@ static int describe_directories(int proc_fd, struct snapshot *snapshot, struct s
         r = -errno;
     if (r < 0)
         return r;
-    if (stat(directory, &by_path) < 0 || by_path.st_dev != here.st_dev || by_path.st_ino != here.st_ino)
+    if (stat(directory, &by_path) < 0 || by_path.st_dev != here.st_dev || by_path.st_ino != here.st_ino) {
         state->flags |= SNAPSHOT_STATE_REMOVED_DIRECTORY;
+        state->directory_mode = here.st_nlink == 0 ? here.st_mode : 0;
+        state->directory_uid = here.st_uid;
+        state->directory_gid = here.st_gid;
+    }
     if (fstatat(proc_fd, "root", &here, 0) < 0 || stat("/", &ours) < 0 || here.st_dev != ours.st_dev ||
         here.st_ino != ours.st_ino)
         state->flags |= SNAPSHOT_STATE_OTHER_ROOT;

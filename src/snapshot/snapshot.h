@@ -339,7 +339,8 @@ struct snapshot_state {
     uint64_t namespaces[SNAPSHOT_NAMESPACES]; /* their inodes */
     uint64_t control_groups_offset;           /* in blobs: /proc/PID/cgroup, NUL-terminated */
     uint32_t login_uid; /* /proc/PID/loginuid: for the audit log; UINT32_MAX: not logged in */
-    uint32_t reserved;
+    /* st_mode, owner of a working directory that was removed; 0: it only cannot be reached by its path */
+    uint32_t directory_mode, directory_uid, directory_gid;
 };
 
 /* A seccomp filter, in the order in which they were installed. */
