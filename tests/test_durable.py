@@ -331,6 +331,24 @@ def test_show_nothing(context, what):
 # ---- failures ----
 
 
+def test_the_core_of_a_debugger(context):
+    """One that is no checkpoint is called so, and so is a file where a directory belongs."""
+    context.need("gcore")
+    program = start_echo(context)
+    directory = context.directory / "of-a-debugger"
+    os.mkdir(directory, 0o700)
+    context.run(["gcore", "-o", directory / "core", program.pid], seconds=60)
+    os.rename(directory / f"core.{program.pid}", core_of(directory, program.pid))
+    os.chmod(core_of(directory, program.pid), 0o600)
+    for verb in (["show"], ["plan"], ["restore", "--cold"]):
+        result = context.reseat(*verb, directory, status=1)
+        assert "not a core file of a checkpoint" in result.stderr, result
+    for verb in (["plan"], ["restore", "--cold"], ["drop"]):
+        result = context.reseat(*verb, core_of(directory, program.pid), status=1)
+        assert "is no directory" in result.stderr, result
+    shutil.rmtree(directory)
+
+
 @each(flags=[[], ["--image"], ["--leave-running"]])
 def test_disk_full(context, flags):
     """A target that was to be killed runs on, unharmed."""

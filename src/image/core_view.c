@@ -72,8 +72,9 @@ static int check_header(const Elf64_Ehdr *header, uint64_t length, struct reseat
         (header->e_phnum != 0 && header->e_phentsize != sizeof(Elf64_Phdr)))
         return error_set(ret_error, -EBADMSG, "ELF header: wrong sizes of headers");
     if (header->e_shnum < 2 || header->e_shnum > CORE_SECTIONS_MAX)
-        return error_set(ret_error, -EBADMSG, "ELF header: %u sections, 2 to %d are allowed", header->e_shnum,
-                         CORE_SECTIONS_MAX);
+        return error_set(ret_error, -EBADMSG,
+                         "not a core file of a checkpoint: it has %u sections, 2 to %d are allowed",
+                         header->e_shnum, CORE_SECTIONS_MAX);
     if (header->e_shstrndx == 0 || header->e_shstrndx >= header->e_shnum)
         return error_set(ret_error, -EBADMSG, "ELF header: section %u of the names does not exist",
                          header->e_shstrndx);
@@ -178,10 +179,22 @@ static int check_names(struct core_view *view, uint64_t *budget, struct reseat_e
     return 0;
 }
 
+/* A core file of a debugger or of the kernel: said before something in it is called wrong. */
+static int check_origin(const struct core_view *view, struct reseat_error **ret_error)
+{
+    for (size_t i = 1; i < view->header.e_shnum; i++)
+        if (strcmp(view->names + view->sections[i].sh_name, CORE_SECTION_PROCESS) == 0)
+            return 0;
+    return error_set(ret_error, -EBADMSG, "not a core file of a checkpoint: it has no section %s",
+                     CORE_SECTION_PROCESS);
+}
+
 static int load_sections(struct core_view *view, struct reseat_error **ret_error)
 {
     uint64_t budget = CORE_BYTES_MAX;
     int r = check_names(view, &budget, ret_error);
+    if (r == 0)
+        r = check_origin(view, ret_error);
     for (size_t i = 1; r == 0 && i < view->header.e_shnum; i++)
         r = check_section(view, i, ret_error);
     if (r < 0)

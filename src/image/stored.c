@@ -42,6 +42,11 @@ static int open_directory(struct stored *stored, bool only_looks, struct reseat_
         if ((r == -ENOTDIR || r == -ELOOP) && lstat(stored->path, &status) == 0 && S_ISLNK(status.st_mode))
             return error_set(ret_error, r, "%s: is a symbolic link; name the checkpoint directory itself",
                              stored->path);
+        if (r == -ENOTDIR && lstat(stored->path, &status) == 0)
+            return error_set(ret_error, r,
+                             "%s: is no directory; a checkpoint is the directory with its .core "
+                             "file in it",
+                             stored->path);
         return error_errno(ret_error, r, "%s", stored->path);
     }
     if (fstat(stored->dir_fd, &stored->status) < 0)

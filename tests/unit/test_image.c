@@ -708,7 +708,7 @@ static const struct {
     {overlaps_section_headers, -EBADMSG, "section .reseat.lock: overlaps"},
     {hidden_bytes, -EBADMSG, "the padding before it is not zero"},
     {twice, -EBADMSG, "section .reseat.owner: is there twice"},
-    {no_process, -EBADMSG, "section .reseat.process: missing"},
+    {no_process, -EBADMSG, "it has no section .reseat.process"},
     {many_processes, -EBADMSG, "rows instead of one"},
     {no_rows, -EBADMSG, "section .reseat.lock: rows of 0 bytes"},
     {huge_rows, -EBADMSG, "section .reseat.lock: rows of 18446744073709551615 bytes"},
@@ -999,7 +999,7 @@ static void test_what_is_not_a_checkpoint(void **state)
     (void)state;
     assert_read_fails("nothing", -ENOENT, "nothing: No such file");
     write_file("file", "x", 1);
-    assert_read_fails("file", -ENOTDIR, "file: Not a directory");
+    assert_read_fails("file", -ENOTDIR, "file: is no directory");
     assert_int_equal(mkdir("empty", 0700), 0);
     assert_read_fails("empty", -ENOENT, "empty: no checkpoint in this directory");
     write_file("empty/readme", "x", 1);
