@@ -20,6 +20,8 @@ struct cold_memory {
     int (*read)(void *userdata, const struct snapshot_extent *extent, uint64_t offset, void *data,
                 size_t length, struct reseat_error **ret_error);
     void *userdata;
+    /* Told now and then how much more has come to its place; a negative errno ends it. NULL: nobody asks. */
+    int (*filled)(void *userdata, uint64_t length);
 };
 
 /* One slot of the new capability space: a descriptor of ours goes to a selector. */

@@ -69,19 +69,33 @@ static int run_reads(struct cold_building *building, size_t count, struct reseat
     return r;
 }
 
+/* Says that so much more is there, and counts anew. */
+static int tell_filled(const struct cold_building *building, uint64_t *length,
+                       struct reseat_error **ret_error)
+{
+    const struct cold_memory *memory = &building->plan->memory;
+    int r = memory->filled ? memory->filled(memory->userdata, *length) : 0;
+    *length = 0;
+    return r < 0 ? error_errno(ret_error, r, "filling memory") : 0;
+}
+
 int cold_fill_memory(struct cold_building *building, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = building->snapshot;
     _cleanup_free_ void *buffer = malloc(COPY_BYTES);
     size_t calls = 0, position = 0;
+    uint64_t filled = 0;
     int r = buffer ? program_batch_begin(&building->batch, building->process, ret_error)
                    : error_errno(ret_error, -ENOMEM, "reading memory");
     for (size_t i = 0; r == 0 && i < snapshot->extents_count; i++) {
         const struct snapshot_extent *extent = &snapshot->extents[i];
+        filled += extent->length;
         if (is_not_needed(building->plan, &position, extent))
             continue;
         if (!reads_itself(building->plan, extent)) {
             r = write_extent(building, extent, buffer, ret_error);
+            if (r == 0)
+                r = tell_filled(building, &filled, ret_error);
             continue;
         }
         program_call(&building->batch.program, "reading memory from the image", SYS_pread64,
@@ -92,9 +106,13 @@ int cold_fill_memory(struct cold_building *building, struct reseat_error **ret_e
         r = run_reads(building, calls, ret_error);
         calls = 0;
         if (r == 0)
+            r = tell_filled(building, &filled, ret_error);
+        if (r == 0)
             r = program_batch_begin(&building->batch, building->process, ret_error);
     }
-    return r == 0 ? run_reads(building, calls, ret_error) : r;
+    if (r == 0)
+        r = run_reads(building, calls, ret_error);
+    return r == 0 ? tell_filled(building, &filled, ret_error) : r;
 }
 
 int cold_read_memory(const struct cold_plan *plan, uint64_t address, uint64_t length, void *data,

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #define MAP_DROPPABLE_NUMBER 0x08 /* Linux 6.11 */
@@ -392,6 +393,14 @@ static int treat_all(struct cold_building *building, struct reseat_error **ret_e
 
 /* ---- the end of it ---- */
 
+/* The child has it already then, and the kernel refuses to exchange a program that is mapped (EBUSY). */
+static bool is_own_program(int fd)
+{
+    struct stat own, wanted;
+    return stat("/proc/self/exe", &own) == 0 && fstat(fd, &wanted) == 0 && own.st_dev == wanted.st_dev &&
+           own.st_ino == wanted.st_ino;
+}
+
 static int set_layout(const struct cold_building *building, struct reseat_error **ret_error)
 {
     const struct snapshot *snapshot = building->snapshot;
@@ -403,6 +412,7 @@ static int set_layout(const struct cold_building *building, struct reseat_error 
     int r = program_begin(&program, scratch, 8, 0, ret_error);
     if (r < 0)
         return r;
+    int exe_fd = building->plan->exe_fd;
     struct prctl_mm_map map = {
         .start_code = layout->start_code,
         .end_code = layout->end_code,
@@ -417,7 +427,7 @@ static int set_layout(const struct cold_building *building, struct reseat_error 
         .env_end = layout->env_end,
         .auxv = (void *)scratch_copy(scratch, snapshot->blobs + state->auxv_offset, state->auxv_length),
         .auxv_size = (uint32_t)state->auxv_length,
-        .exe_fd = building->plan->exe_fd < 0 ? (uint32_t)-1 : (uint32_t)building->plan->exe_fd,
+        .exe_fd = exe_fd < 0 || is_own_program(exe_fd) ? (uint32_t)-1 : (uint32_t)exe_fd,
     };
     program_call(&program, "saying where heap, arguments and program are (PR_SET_MM_MAP)", SYS_prctl,
                  PR_SET_MM, PR_SET_MM_MAP, scratch_copy(scratch, &map, sizeof map), sizeof map);

@@ -301,7 +301,9 @@ int image_verify_memory(struct image *image, const struct image_progress *progre
     if (r < 0)
         return error_errno(ret_error, r, "%s: reading memory", image->place);
 
-    uint64_t end = image->memory_start;
+    uint64_t end = image->memory_start, done = 0, total = 0;
+    for (size_t i = 0; i < count; i++)
+        total += places[i]->length;
     for (size_t i = 0; i < count; i++) {
         const void *content;
         r = verify_gap(image, end, places[i]->file_offset, ret_error);
@@ -309,9 +311,9 @@ int image_verify_memory(struct image *image, const struct image_progress *progre
         if (r == 0)
             r = image_read_extent(image, places[i], &content, ret_error);
         end = places[i]->file_offset + places[i]->stored_length;
+        done += places[i]->length;
         if (r == 0 && progress && progress->report) {
-            r = progress->report(progress->userdata, end - image->memory_start,
-                                 image->memory_end - image->memory_start);
+            r = progress->report(progress->userdata, done, total);
             if (r < 0)
                 error_errno(ret_error, r, "%s: reading memory", image->place);
         }

@@ -48,10 +48,26 @@ void let_go_restored(struct target *process, const struct reseat_restore_options
 int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_options *options,
                  struct reseat_restore_result *result, struct reseat_error **ret_error);
 
+/* ---- filling.c ---- */
+
+struct image;
 struct snapshot_extent;
-/* The `read` of a struct cold_memory; `userdata`: the struct image. */
-int read_image_extent(void *userdata, const struct snapshot_extent *extent, uint64_t offset, void *data,
-                      size_t length, struct reseat_error **ret_error);
+
+/* How far a restore from an image has got. */
+struct filling {
+    struct image *image;
+    const struct reseat_restore_options *options; /* whose progress is told; NULL: nobody's */
+    uint64_t done, total;                         /* bytes */
+};
+
+/* The report of a struct image_progress, and what a struct cold_memory and object_recreate() ask for;
+ * `userdata`: a struct filling. */
+int filling_report_checked(void *userdata, uint64_t done, uint64_t total);
+int filling_report(void *userdata, uint64_t length);
+int filling_read(void *userdata, const struct snapshot_extent *extent, uint64_t offset, void *data,
+                 size_t length, struct reseat_error **ret_error);
+int filling_read_content(void *userdata, const struct snapshot_extent *extent, uint64_t offset, void *data,
+                         size_t length, struct reseat_error **ret_error);
 
 /* Reads a checkpoint whose twin is alive, and checks that whoever made the file may speak for the twin. */
 int open_checkpoint(const char *dir, struct snapshot *ret_snapshot, struct reseat_error **ret_error);

@@ -119,8 +119,9 @@ static int add_place(struct plan *plan, struct image *image)
     _cleanup_error_ struct reseat_error *error = NULL;
     _cleanup_(obstacles_free) struct obstacles obstacles = {0};
     _cleanup_(cold_close) struct cold_plan place = COLD_PLAN_NONE;
+    struct filling filling = {.image = image};
     place.snapshot = image_snapshot(image);
-    place.memory = (struct cold_memory){image_file(image), read_image_extent, image};
+    place.memory = (struct cold_memory){image_file(image), filling_read, &filling, NULL};
     int r = cold_check(&place, &obstacles, &error);
     if (r == 0)
         r = cold_open(&place, &obstacles, &error);

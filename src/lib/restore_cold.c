@@ -22,6 +22,7 @@ struct cold_restore {
     const struct reseat_restore_options *options;
     struct image *image;
     struct snapshot snapshot; /* a copy: the numbers in it become those of this place */
+    struct filling filling;
     struct object_set objects;
     object_id_t *unwanted; /* objects at whose selectors there will be something else */
     size_t unwanted_count;
@@ -46,12 +47,6 @@ static void cold_restore_end(struct cold_restore *restore)
 }
 
 /* ---- what is asked of the image ---- */
-
-int read_image_extent(void *userdata, const struct snapshot_extent *extent, uint64_t offset, void *data,
-                      size_t length, struct reseat_error **ret_error)
-{
-    return image_read_memory(userdata, extent, offset, data, length, ret_error);
-}
 
 /* Whoever wrote the image decides what the process does; and what files are opened for it is decided with our
  * rights. */
@@ -105,7 +100,7 @@ static int find_unwanted(struct cold_restore *restore)
     return 0;
 }
 
-static struct object_options object_options(const struct cold_restore *restore)
+static struct object_options object_options(struct cold_restore *restore)
 {
     return (struct object_options){
         .unwanted = restore->unwanted,
@@ -113,8 +108,8 @@ static struct object_options object_options(const struct cold_restore *restore)
         .allows_degraded = restore->options->allow >= RESEAT_ALLOW_DEGRADED,
         .allows_lost = restore->options->allow >= RESEAT_ALLOW_LOST,
         .wait_ns = restore->options->wait_ns,
-        .read_content = read_image_extent,
-        .userdata = restore->image,
+        .read_content = filling_read_content,
+        .userdata = &restore->filling,
     };
 }
 
@@ -439,7 +434,7 @@ static int make_process(struct cold_restore *restore, struct reseat_restore_resu
 
 static int open_image(struct cold_restore *restore, int stream_fd, struct reseat_error **ret_error)
 {
-    struct image_progress progress = {restore->options->progress, restore->options->progress_userdata};
+    struct image_progress progress = {filling_report_checked, &restore->filling};
     int r = stream_fd < 0 ? image_open(restore->dir, &restore->image, ret_error)
                           : image_open_stream(stream_fd, &restore->image, ret_error);
     if (r == 0)
@@ -460,6 +455,7 @@ int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_opt
 {
     _cleanup_(cold_restore_end) struct cold_restore restore = {.dir = dir,
                                                                .options = options,
+                                                               .filling = {.options = options},
                                                                .null_fd = -EBADF,
                                                                .plan = COLD_PLAN_NONE};
     int r = open_image(&restore, stream_fd, ret_error);
@@ -467,7 +463,9 @@ int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_opt
         return r;
     cold_renumber(&restore.snapshot);
     restore.plan.snapshot = &restore.snapshot;
-    restore.plan.memory = (struct cold_memory){image_file(restore.image), read_image_extent, restore.image};
+    restore.filling.image = restore.image;
+    restore.plan.memory =
+        (struct cold_memory){image_file(restore.image), filling_read, &restore.filling, filling_report};
     restore.plan.new_pid = options->flags & RESEAT_NEW_PID;
     restore.plan.new_namespace = options->flags & RESEAT_NEW_NAMESPACE;
     restore.plan.is_child = options->flags & RESEAT_CHILD;
