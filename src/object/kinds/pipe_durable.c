@@ -136,6 +136,11 @@ static int capture_pipe(struct object_capture *capture, struct reseat_error **re
     return r;
 }
 
+/* Behind the path of a FIFO. */
+struct fifo_owner {
+    uint32_t uid, gid;
+};
+
 static int capture_fifo(struct object_capture *capture, struct reseat_error **ret_error)
 {
     struct pipe_state state = {0};
@@ -152,6 +157,8 @@ static int capture_fifo(struct object_capture *capture, struct reseat_error **re
     r = state_add(capture, capture->sight->link, length);
     if (r == 0)
         r = state_add(capture, "", 1);
+    if (r == 0)
+        r = state_add(capture, &(struct fifo_owner){stat.st_uid, stat.st_gid}, sizeof(struct fifo_owner));
     memcpy(capture->state, &state, sizeof state);
     return r;
 }
@@ -384,6 +391,19 @@ static int make_nameless_fifo(const char *path)
     return fd;
 }
 
+/* As they were, if we may; the mode always is, without what sets ids. */
+static int give_attributes(const struct object_view *view, int fd)
+{
+    struct pipe_state state = state_of(view);
+    size_t place = bytes_offset(&state) + state.byte_count + state.path_length;
+    struct fifo_owner owner;
+    if (view_has(view, place, sizeof owner)) {
+        memcpy(&owner, view->state + place, sizeof owner);
+        (void)!fchown(fd, owner.uid, owner.gid);
+    }
+    return fchmod(fd, view->row->mode & 01777) < 0 ? -errno : 0;
+}
+
 static int recreate_fifo(struct object_making *making, const struct object_view *view,
                          struct reseat_error **ret_error)
 {
@@ -396,8 +416,8 @@ static int recreate_fifo(struct object_making *making, const struct object_view 
         fd = is_deleted ? make_nameless_fifo(path_of(view)) : open_fifo(path_of(view));
         if (fd < 0)
             return error_errno(ret_error, fd, "opening FIFO %s again", path_of(view));
-        if (is_deleted && fchmod(fd, view->row->mode & 01777) < 0)
-            r = -errno;
+        if (is_deleted)
+            r = give_attributes(view, fd);
         /* Somebody else may have kept it open, and what was in it is still there. */
         if (r == 0 && ioctl(fd, FIONREAD, &waiting) == 0 && waiting == 0)
             r = make_content(making, view, fd);
