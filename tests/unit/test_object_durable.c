@@ -109,6 +109,50 @@ static void test_deleted(void **state)
     expect_recreated(set_up_deleted, look_at_deleted);
 }
 
+/* ---- files of processes ---- */
+
+static pid_t start_sleeping(void)
+{
+    pid_t pid = fork();
+    while (pid == 0)
+        pause();
+    return pid;
+}
+
+static void end_child(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+static void set_up_of_processes(void)
+{
+    char path[64];
+    pid_t ended = start_sleeping();
+    snprintf(path, sizeof path, "/proc/%d/status", ended);
+    put_at(20, MUST(open(path, O_RDONLY)));
+    snprintf(path, sizeof path, "/proc/%d", ended);
+    put_at(21, MUST(open(path, O_RDONLY | O_DIRECTORY)));
+    end_child(ended);
+    snprintf(path, sizeof path, "/proc/%d/status", getppid());
+    put_at(22, MUST(open(path, O_RDONLY)));
+}
+
+static void look_at_of_processes(void)
+{
+    char text[64] = "";
+    EXPECT(read(20, text, 1) < 0 && errno == ESRCH);
+    EXPECT(strstr(link_of_selector(20), "/status"));
+    EXPECT(faccessat(21, "status", F_OK, 0) < 0);
+    EXPECT(read(22, text, 5) == 5 && memcmp(text, "Name:", 5) == 0);
+}
+
+static void test_of_processes(void **state)
+{
+    (void)state;
+    expect_recreated(set_up_of_processes, look_at_of_processes);
+}
+
 /* ---- what is judged ---- */
 
 static void set_up_privileged(void)
@@ -321,6 +365,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_files, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_deleted, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_privileged, make_directory, remove_directory),
+        cmocka_unit_test(test_of_processes),
         cmocka_unit_test_setup_teardown(test_judged, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(test_pipes, make_directory, remove_directory),
         cmocka_unit_test(test_rows),

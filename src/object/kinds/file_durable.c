@@ -72,7 +72,7 @@ static int add_path(struct object_capture *capture, struct file_state *state, co
 {
     size_t length = strlen(path);
     bool has_suffix = length >= sizeof suffix && strcmp(path + length - (sizeof suffix - 1), suffix) == 0;
-    if (has_suffix && (state->flags & (FILE_DELETED | FILE_OWN_PROC)))
+    if (has_suffix && (state->flags & (FILE_DELETED | FILE_OWN_PROC | FILE_OF_PROCESS)))
         length -= sizeof suffix - 1;
     static const uint8_t zeros[8];
     state->path_length = (uint32_t)length + 1;
@@ -118,7 +118,10 @@ static int capture_file(struct object_capture *capture, struct reseat_error **re
     if (!link_is_path(capture->sight))
         return capture_lost(capture, "it has no path");
     note_stat(&state, &stat);
-    state.flags = own ? FILE_OWN_PROC : is_deleted(capture->sight, &stat) ? FILE_DELETED : 0;
+    if (own)
+        state.flags = FILE_OWN_PROC;
+    else if (!file_note_process(capture, &state))
+        state.flags = is_deleted(capture->sight, &stat) ? FILE_DELETED : 0;
     if ((state.flags & FILE_DELETED) && S_ISREG(stat.st_mode) && stat.st_nlink > 0)
         other = find_other_name(capture, &stat);
     if (other)
@@ -235,6 +238,12 @@ static int judge_file(const struct object_view *view, const struct object_option
     }
     if (state.flags & (FILE_DELETED | FILE_OWN_PROC))
         return 0;
+    if (file_process_has_ended(view)) {
+        if (file_process_can_be_made(view))
+            return 0;
+        *ret_fate = OBJECT_LOST;
+        return describe_as(ret_sentence, "the process that it is a file of has ended");
+    }
     _cleanup_close_ int place = place_open(file_path_of(view), 0);
     if (place < 0 || fstat(place, &stat) < 0) {
         *ret_fate = OBJECT_LOST;
@@ -336,6 +345,8 @@ static int recreate_file(struct object_making *making, const struct object_view 
     struct file_state state = file_state_of(view);
     if (state.flags & FILE_OWN_PROC)
         return note_reopen(making, view);
+    if (file_process_has_ended(view))
+        return file_make_of_ended(making, view, ret_error);
     return state.flags & FILE_DELETED ? file_make_deleted(making, view, ret_error)
                                       : open_again(making, view, ret_error);
 }
