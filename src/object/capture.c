@@ -83,11 +83,12 @@ static int _printf_(3, 0)
 {
     struct snapshot_object *row = &capture->snapshot->objects[capture->row];
     _cleanup_free_ char *sentence = NULL;
-    if (row->flags >= flag)
+    uint32_t queued = row->flags & SNAPSHOT_OBJECT_QUEUED;
+    if ((row->flags & ~queued) >= flag)
         return 0;
     if (vasprintf(&sentence, format, arguments) < 0)
         return -ENOMEM;
-    row->flags = flag;
+    row->flags = flag | queued;
     return snapshot_add_blob(capture->snapshot, sentence, strlen(sentence) + 1, &row->reason_offset);
 }
 

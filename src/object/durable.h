@@ -71,6 +71,9 @@ int view_bad(const struct object_view *view, struct reseat_error **ret_error, co
     _printf_(3, 4);
 /* Whether the state has that many bytes there. */
 bool view_has(const struct object_view *view, uint64_t offset, uint64_t length);
+/* Whether what has no selector here may be in flight: an outline does not look into queues. The last word is
+ * said when the process stands still. */
+bool view_may_be_in_flight(const struct object_view *view, const struct object_options *options);
 selector_t
 view_selector(const struct object_view *view); /* the first that holds it, or NATIVE_SELECTOR_END */
 /* Every state of a snapshot: -EBADMSG. */

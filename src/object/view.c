@@ -77,6 +77,15 @@ object_id_t view_next_of_inode(const struct object_view *view, object_id_t after
     return 0;
 }
 
+bool view_may_be_in_flight(const struct object_view *view, const struct object_options *options)
+{
+    const struct snapshot *snapshot = view->snapshot;
+    bool is_queued = false;
+    for (size_t i = 0; options && options->is_running && i < snapshot->objects_count; i++)
+        is_queued |= snapshot->objects[i].flags & SNAPSHOT_OBJECT_QUEUED;
+    return is_queued;
+}
+
 /* The first selector that holds an object, NATIVE_SELECTOR_END if none does. */
 selector_t view_selector(const struct object_view *view)
 {

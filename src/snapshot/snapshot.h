@@ -250,6 +250,7 @@ enum snapshot_object_flags {
     SNAPSHOT_OBJECT_DEGRADED = 1 << 0, /* found at the capture: will be made anew with less state */
     SNAPSHOT_OBJECT_LOST = 1 << 1,     /* cannot be made anew */
     SNAPSHOT_OBJECT_GONE = 1 << 2,     /* only in an outline: closed while it was looked at */
+    SNAPSHOT_OBJECT_QUEUED = 1 << 3,   /* only in an outline: there may be descriptors in flight in it */
 };
 
 /* The object table: each object once, whoever holds it. Ids are 1, 2, 3, … in the order of the rows. */

@@ -310,32 +310,89 @@ static void half_closed(void)
     CHECK_EQUAL(recv(ends[0], &byte, 1, 0), 1);
 }
 
-/* A descriptor that is in a message: at no selector, held by nobody but the queue. */
-static void descriptor_in_flight(void)
+/* ---- descriptors that are in a message: at no selector, held by nobody but the queue ---- */
+
+union descriptor_control {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(sizeof(int))];
+};
+
+/* Sends it away, or takes a look at the one that is there. */
+static int pass_descriptor(int socket, int fd)
 {
-    int ends[2], hidden = MUST(memfd_create("hidden", MFD_CLOEXEC));
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control = {.header = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
-    struct iovec data = {"h", 1};
+    char byte = 'h';
+    union descriptor_control control = {.header = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
+    struct iovec data = {&byte, 1};
     struct msghdr message = {.msg_iov = &data,
                              .msg_iovlen = 1,
                              .msg_control = &control,
                              .msg_controllen = sizeof control};
 
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+    CHECK_EQUAL(fd >= 0 ? sendmsg(socket, &message, 0) : recvmsg(socket, &message, MSG_PEEK), 1);
+    memcpy(&fd, CMSG_DATA(&control.header), sizeof fd);
+    return fd;
+}
+
+static void descriptor_in_flight(void)
+{
+    int ends[2], hidden = MUST(memfd_create("hidden", MFD_CLOEXEC));
+    char found[9] = "";
+
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
     CHECK_EQUAL(write(hidden, "treasure", 8), 8);
-    memcpy(CMSG_DATA(&control.header), &hidden, sizeof hidden);
-    CHECK_EQUAL(sendmsg(ends[0], &message, 0), 1);
-    close(hidden);
+    close(pass_descriptor(ends[0], hidden));
     be_checkpointed();
-    char byte, found[9] = "";
-    data.iov_base = &byte;
-    CHECK_EQUAL(recvmsg(ends[1], &message, MSG_PEEK), 1);
-    memcpy(&hidden, CMSG_DATA(&control.header), sizeof hidden);
+    hidden = pass_descriptor(ends[1], -1);
     CHECK_EQUAL(pread(hidden, found, 8, 0), 8);
     CHECK_TEXT(found, "treasure");
+}
+
+/* Who holds the other end of a pipe, or of a connection, is in the message. */
+static void other_ends_in_flight(void)
+{
+    int ends[2], pipe_ends[2], inner[2];
+    char byte = 0;
+
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends));
+    MUST(pipe(pipe_ends));
+    close(pass_descriptor(ends[0], pipe_ends[0]));
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, inner));
+    close(pass_descriptor(ends[1], inner[0]));
+    be_checkpointed();
+    CHECK_EQUAL(write(pipe_ends[1], "p", 1), 1);
+    CHECK_EQUAL(write(inner[1], "s", 1), 1);
+    pipe_ends[0] = pass_descriptor(ends[1], -1);
+    CHECK(read(pipe_ends[0], &byte, 1) == 1 && byte == 'p');
+    inner[0] = pass_descriptor(ends[0], -1);
+    CHECK(read(inner[0], &byte, 1) == 1 && byte == 's');
+}
+
+/* ---- datagram sockets that are shut down ---- */
+
+static void datagrams_shut_down(void)
+{
+    int sending = bind_to_any(SOCK_DGRAM), receiving = bind_to_any(SOCK_DGRAM);
+    int never_connected = bind_to_any(SOCK_DGRAM);
+    struct sockaddr_in to_receiving = address_of(receiving), to_sending = address_of(sending);
+
+    MUST(connect(sending, (struct sockaddr *)&to_receiving, sizeof to_receiving));
+    MUST(connect(receiving, (struct sockaddr *)&to_sending, sizeof to_sending));
+    send_text(sending, "sent before");
+    MUST(shutdown(sending, SHUT_WR));
+    MUST(shutdown(receiving, SHUT_RD));
+    CHECK(shutdown(never_connected, SHUT_RDWR) < 0 && errno == ENOTCONN);
+    be_checkpointed();
+    CHECK(send(sending, "x", 1, MSG_NOSIGNAL) < 0 && errno == EPIPE);
+    CHECK(sendto(never_connected, "x", 1, MSG_NOSIGNAL, (struct sockaddr *)&to_sending, sizeof to_sending) <
+              0 &&
+          errno == EPIPE);
+    struct pollfd is_ended = {.fd = receiving, .events = POLLRDHUP};
+    CHECK_EQUAL(poll(&is_ended, 1, 0), 1);
+    expect_text(receiving, "sent before", MSG_PEEK);
+    send_text(receiving, "the other way");
+    struct pollfd arrived = {.fd = sending, .events = POLLIN};
+    CHECK_EQUAL(poll(&arrived, 1, 1000), 1);
 }
 
 const struct subject subjects[] = {
@@ -352,5 +409,7 @@ const struct subject subjects[] = {
     {"netlink-to-another", netlink_to_another},
     {"half-closed", half_closed},
     {"descriptor-in-flight", descriptor_in_flight},
+    {"other-ends-in-flight", other_ends_in_flight},
+    {"datagrams-shut-down", datagrams_shut_down},
     {0},
 };

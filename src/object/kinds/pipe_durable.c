@@ -226,10 +226,9 @@ static bool has_end_inside(const struct object_view *view, bool (*is_end)(unsign
 static int judge_pipe(const struct object_view *view, const struct object_options *options,
                       enum object_fate *ret_fate, char **ret_sentence)
 {
-    (void)options;
     struct pipe_state state = state_of(view);
     unsigned flags = view->row->status_flags;
-    if (is_reader(flags) && is_writer(flags))
+    if ((is_reader(flags) && is_writer(flags)) || view_may_be_in_flight(view, options))
         return 0;
     if ((state.flags & PIPE_HUNG_UP) || has_end_inside(view, is_reader(flags) ? is_writer : is_reader))
         return 0;

@@ -4,6 +4,7 @@
  * SO_PEEK_OFF. TCP connections: socket_tcp_durable.c. Memberships in multicast groups cannot be read from a
  * socket, nor can what else is only given to a driver. */
 #include "object/kinds/socket_inet_durable.h"
+#include "object/inet_diag.h"
 #include "object/kinds.h"
 
 #include <arpa/inet.h>
@@ -232,6 +233,15 @@ static int capture_datagrams(struct object_capture *capture, struct inet_state *
     return r;
 }
 
+static uint32_t read_shutdown(const struct object_capture *capture, const struct inet_state *state)
+{
+    union inet_name name;
+    memcpy(name.bytes, state->local, sizeof name.bytes);
+    unsigned port = state->local_length ? inet_port(&name) : 0;
+    return inet_shutdown_read((int)state->domain, (int)state->protocol, htons((uint16_t)port),
+                              capture->sight->inode);
+}
+
 static int capture_inet(struct object_capture *capture, struct reseat_error **ret_error)
 {
     (void)ret_error;
@@ -239,6 +249,8 @@ static int capture_inet(struct object_capture *capture, struct reseat_error **re
     int r = inet_capture_common(capture, &state);
     if (r == 0 && state.type == SOCK_DGRAM)
         r = capture_datagrams(capture, &state);
+    if (r == 0 && state.type == SOCK_DGRAM)
+        state.shutdown = read_shutdown(capture, &state);
     if (r == 0)
         memcpy(capture->state, &state, sizeof state);
     return r;
@@ -382,6 +394,16 @@ int inet_finish(struct object_making *making, const struct object_view *view, na
     return making_set_flags(cap, view->row->status_flags);
 }
 
+/* The kernel notes it although it says ENOTCONN. */
+static int finish_inet(struct object_making *making, const struct object_view *view, native_cap_t cap,
+                       struct reseat_error **ret_error)
+{
+    uint32_t ways = inet_parts_of(view).state.shutdown & 3;
+    if (ways)
+        shutdown(cap, (int)ways - 1);
+    return inet_finish(making, view, cap, ret_error);
+}
+
 const struct object_durable inet_durable = {
     .state_bytes = sizeof(struct inet_state),
     .capture = capture_inet,
@@ -389,5 +411,5 @@ const struct object_durable inet_durable = {
     .judge = judge_inet,
     .recreate = recreate_inet,
     .complete = complete_inet,
-    .finish = inet_finish,
+    .finish = finish_inet,
 };

@@ -34,7 +34,7 @@ struct inet_state {
     uint32_t option_count;  /* struct socket_option, behind this */
     uint32_t filter_count;  /* instructions of 8 bytes, behind them */
     uint32_t message_count; /* struct inet_message, behind them */
-    uint32_t reserved;
+    uint32_t shutdown;      /* UDP; 1: receive, 2: send */
 };
 
 /* A datagram that has not been read; its bytes behind it, padded to 8. */

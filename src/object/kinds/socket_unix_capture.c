@@ -301,6 +301,8 @@ static int note_facts(struct object_capture *capture, struct unix_state *state)
                                          "namespace, or no CONFIG_UNIX_DIAG)");
     }
     state->flags |= UNIX_HAS_FACTS;
+    if (capture->without_content && !listening && facts.received > 0)
+        capture->snapshot->objects[capture->row].flags |= SNAPSHOT_OBJECT_QUEUED;
     state->shutdown = facts.shutdown;
     state->backlog = facts.unread;
     state->unread = facts.unread;

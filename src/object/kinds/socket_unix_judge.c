@@ -143,11 +143,12 @@ static int judge_listening(const struct object_view *view, const struct unix_par
 }
 
 static int judge_packets(const struct object_view *view, const struct unix_parts *parts,
-                         enum object_fate *ret_fate, char **ret_sentence)
+                         const struct object_options *options, enum object_fate *ret_fate,
+                         char **ret_sentence)
 {
     bool is_connected = parts->state.flags & UNIX_CONNECTED;
-    if (!is_connected || parts->state.peer_name_length || !parts->state.peer_inode ||
-        unix_find_inode(view->snapshot, parts->state.peer_inode))
+    if (!is_connected || view_may_be_in_flight(view, options) || parts->state.peer_name_length ||
+        !parts->state.peer_inode || unix_find_inode(view->snapshot, parts->state.peer_inode))
         return 0;
     return say(OBJECT_DEGRADED, ret_fate, ret_sentence,
                "its other end is outside the checkpoint: sending fails with ECONNREFUSED");
@@ -189,11 +190,11 @@ int unix_judge(const struct object_view *view, const struct object_options *opti
     if (state->flags & UNIX_LISTENING)
         return judge_listening(view, &parts, ret_fate, ret_sentence);
     if (state->type == SOCK_DGRAM)
-        return judge_packets(view, &parts, ret_fate, ret_sentence);
+        return judge_packets(view, &parts, options, ret_fate, ret_sentence);
     if (!(state->flags & UNIX_CONNECTED) || (!state->peer_inode && state->shutdown == 3))
         return 0;
     if (state->peer_inode)
-        return unix_find_inode(view->snapshot, state->peer_inode)
+        return unix_find_inode(view->snapshot, state->peer_inode) || view_may_be_in_flight(view, options)
                    ? 0
                    : say(OBJECT_DEGRADED, ret_fate, ret_sentence,
                          "its other end is outside the checkpoint: it reads as end of file");
