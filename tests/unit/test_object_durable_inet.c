@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 static struct sockaddr_in address_v4(const char *host, unsigned port)
@@ -169,6 +170,19 @@ static void loopback_at(int client, int server)
     close(listener);
 }
 
+static struct ended_names {
+    struct sockaddr_in own, peer;
+} * names_of; /* by selector; shared with the processes that set up and look */
+
+static struct ended_names read_names(int selector)
+{
+    struct ended_names names = {0};
+    socklen_t own_length = sizeof names.own, peer_length = sizeof names.peer;
+    MUST(getsockname(selector, (struct sockaddr *)&names.own, &own_length));
+    MUST(getsockopt(selector, SOL_SOCKET, SO_PEERNAME, &names.peer, &peer_length));
+    return names;
+}
+
 static void set_up_ended(void)
 {
     loopback_at(20, 120);
@@ -183,6 +197,8 @@ static void set_up_ended(void)
     close(122);
     usleep(20000);
     EXPECT(number_option(22, SOL_SOCKET, SO_ERROR) == ECONNRESET);
+    for (int selector = 20; selector <= 22; selector++)
+        names_of[selector] = read_names(selector);
 }
 
 static void look_at_ended(void)
@@ -191,11 +207,17 @@ static void look_at_ended(void)
     EXPECT(read(20, &byte, 1) == 0 && send(20, "x", 1, MSG_NOSIGNAL) < 0 && errno == EPIPE);
     EXPECT(read(21, &byte, 1) < 0 && errno == ECONNRESET && read(21, &byte, 1) == 0);
     EXPECT(read(22, &byte, 1) == 0);
+    for (int selector = 20; selector <= 22; selector++) {
+        struct ended_names names = read_names(selector);
+        EXPECT(memcmp(&names, &names_of[selector], sizeof names) == 0);
+    }
 }
 
 static void test_ended(void **state)
 {
     (void)state;
+    names_of = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(names_of, MAP_FAILED);
     expect_recreated(set_up_ended, look_at_ended);
 }
 

@@ -127,7 +127,7 @@ static int sharing_option(const struct object_view *view, int option)
             continue;
         is_set = socket_options_value(&other, parts_there.options, parts_there.state.option_count, SOL_SOCKET,
                                       option, 0) ||
-                 (option == SO_REUSEADDR && (parts_there.state.flags & INET_FROZEN));
+                 (option == SO_REUSEADDR && (parts_there.state.flags & (INET_FROZEN | INET_ENDED)));
     }
     return is_set != 0;
 }

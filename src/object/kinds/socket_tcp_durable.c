@@ -132,6 +132,12 @@ static void note_end(const struct object_capture *capture, const struct tcp_info
         info->tcpi_state != TCP_CLOSING)
         return;
     state->flags = (state->flags & ~(uint32_t)INET_CONNECTED) | INET_ENDED;
+    /* Which getpeername(2) says no more when it is closed. */
+    state->peer_length = sizeof(struct sockaddr_in6);
+    if (state->domain == AF_INET)
+        state->peer_length = sizeof(struct sockaddr_in);
+    if (getsockopt(capture->cap, SOL_SOCKET, SO_PEERNAME, state->peer, &state->peer_length) < 0)
+        state->peer_length = 0;
     state->flags |= poll_fd.revents & POLLERR ? INET_ERROR : 0;
 }
 
@@ -198,6 +204,12 @@ static bool is_carried_state(uint32_t state)
            state == TCP_CLOSE_WAIT;
 }
 
+static bool may_repair(uint32_t domain)
+{
+    _cleanup_close_ int fd = socket((int)domain, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    return fd >= 0 && set_number(fd, TCP_REPAIR, 1) == 0;
+}
+
 /* Why a connection cannot be carried over here; NULL: it can. */
 static const char *find_hindrance(const struct object_view *view)
 {
@@ -210,7 +222,7 @@ static const char *find_hindrance(const struct object_view *view)
     if (!is_carried_state(tcp_state_of(view, parts.rest).state))
         return "it was being closed";
     _cleanup_close_ int fd = socket((int)parts.state.domain, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || set_number(fd, TCP_REPAIR, 1) < 0)
+    if (fd < 0 || !may_repair(parts.state.domain))
         return "we may not (that takes CAP_NET_ADMIN and a kernel with CONFIG_CHECKPOINT_RESTORE)";
     if (parts.local.any.sa_family == AF_INET6)
         parts.local.v6.sin6_port = 0;
@@ -231,6 +243,11 @@ static int judge_tcp(const struct object_view *view, const struct object_options
             return 0;
         *ret_fate = OBJECT_DEGRADED;
         return describe_as(ret_sentence, "%u connections that wait to be accepted are reset", state.waiting);
+    }
+    if ((state.flags & INET_ENDED) && state.peer_length && !may_repair(state.domain)) {
+        *ret_fate = OBJECT_DEGRADED;
+        return describe_as(ret_sentence, "its connection has ended, and without CAP_NET_ADMIN it forgets "
+                                         "which addresses it had");
     }
     const char *hindrance = state.flags & INET_CONNECTED ? find_hindrance(view) : NULL;
     if (!hindrance)
