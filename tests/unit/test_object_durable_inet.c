@@ -221,6 +221,61 @@ static void test_ended(void **state)
     expect_recreated(set_up_ended, look_at_ended);
 }
 
+/* ---- connections that are being made ---- */
+
+static void set_up_connecting(void)
+{
+    struct sockaddr_in address = address_v4("127.0.0.1", 7200);
+    put_at(20, MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)));
+    EXPECT(connect(20, (struct sockaddr *)&address, sizeof address) < 0 && errno == EINPROGRESS);
+    address.sin_port = htons(7201);
+    put_at(21, MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)));
+    EXPECT(connect(21, (struct sockaddr *)&address, sizeof address) < 0 && errno == EINPROGRESS);
+}
+
+static void look_at_connecting(void)
+{
+    struct pollfd poll_fd = {.fd = 20, .events = POLLOUT};
+    EXPECT(poll(&poll_fd, 1, 10000) == 1 && number_option(20, SOL_SOCKET, SO_ERROR) == 0);
+    EXPECT(send(20, "x", 1, MSG_NOSIGNAL) == 1 && (fcntl(20, F_GETFL) & O_NONBLOCK));
+    poll_fd.fd = 21;
+    EXPECT(poll(&poll_fd, 1, 10000) == 1 && number_option(21, SOL_SOCKET, SO_ERROR) != 0);
+}
+
+/* One that lets nobody in, because somebody waits already. */
+static void listen_and_be_full(unsigned port, int fds[3])
+{
+    struct sockaddr_in address = address_v4("127.0.0.1", port);
+    for (size_t i = 0; i < 3; i++)
+        assert_return_code(fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), errno);
+    assert_return_code(bind(fds[0], (struct sockaddr *)&address, sizeof address), errno);
+    assert_return_code(listen(fds[0], 0), errno);
+    for (size_t i = 1; i < 3; i++)
+        (void)!connect(fds[i], (struct sockaddr *)&address, sizeof address);
+}
+
+/* One of the two lets them in afterwards, the other one is gone. */
+static void test_connecting(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(object_set_end) struct object_set set = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    int staying[3], going[3];
+    listen_and_be_full(7200, staying);
+    listen_and_be_full(7201, going);
+    capture_subject(set_up_connecting, &snapshot);
+    for (size_t i = 0; i < 3; i++)
+        close(going[i]);
+    for (int i = 0, fd; i < 3 && (fd = accept4(staying[0], NULL, NULL, SOCK_CLOEXEC)) >= 0; i++)
+        close(fd);
+    if (object_recreate(&snapshot, NULL, &set, &error) < 0)
+        fail_with_error("recreate", error);
+    run_look(&snapshot, &set, look_at_connecting);
+    for (size_t i = 0; i < 3; i++)
+        close(staying[i]);
+}
+
 /* ---- connections ---- */
 
 #define HERE  "10.99.0.1"
@@ -420,7 +475,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bound),      cmocka_unit_test(test_taken_back), cmocka_unit_test(test_ended),
-        cmocka_unit_test(test_connection), cmocka_unit_test(test_reset),
+        cmocka_unit_test(test_connecting), cmocka_unit_test(test_connection), cmocka_unit_test(test_reset),
     };
     return cmocka_run_group_tests(tests, enter_namespace, NULL);
 }

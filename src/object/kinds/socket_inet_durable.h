@@ -14,6 +14,7 @@ enum inet_flags {
     INET_ENDED = 1 << 4,        /* TCP: both sides have said all, or one has reset it */
     INET_ERROR = 1 << 5,        /* … and the process does not know of the reset yet */
     INET_FOREIGN = 1 << 6,      /* it is bound to an address that this machine does not have */
+    INET_CONNECTING = 1 << 7,   /* TCP: its peer has not answered yet */
     INET_FROZEN = 1 << 2,       /* TCP: a struct tcp_state stands behind all; no packet has come since */
 };
 

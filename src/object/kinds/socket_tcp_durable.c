@@ -121,6 +121,14 @@ static int add_connection(struct object_capture *capture, const struct tcp_info 
     return r;
 }
 
+/* The peer, which getpeername(2) does not say of a socket that is not connected (any more, or yet). */
+static void note_peer(const struct object_capture *capture, struct inet_state *state)
+{
+    state->peer_length = state->domain == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    if (getsockopt(capture->cap, SOL_SOCKET, SO_PEERNAME, state->peer, &state->peer_length) < 0)
+        state->peer_length = 0;
+}
+
 /* A closed socket that was connected before has the other side's end to show; a new one has not. */
 static void note_end(const struct object_capture *capture, const struct tcp_info *info,
                      struct inet_state *state)
@@ -132,12 +140,7 @@ static void note_end(const struct object_capture *capture, const struct tcp_info
         info->tcpi_state != TCP_CLOSING)
         return;
     state->flags = (state->flags & ~(uint32_t)INET_CONNECTED) | INET_ENDED;
-    /* Which getpeername(2) says no more when it is closed. */
-    state->peer_length = sizeof(struct sockaddr_in6);
-    if (state->domain == AF_INET)
-        state->peer_length = sizeof(struct sockaddr_in);
-    if (getsockopt(capture->cap, SOL_SOCKET, SO_PEERNAME, state->peer, &state->peer_length) < 0)
-        state->peer_length = 0;
+    note_peer(capture, state);
     state->flags |= poll_fd.revents & POLLERR ? INET_ERROR : 0;
 }
 
@@ -167,8 +170,10 @@ static int capture_tcp(struct object_capture *capture, struct reseat_error **ret
     }
     if (capture->freezes && (state.flags & INET_CONNECTED) && tcp_can_freeze(capture->cap))
         state.flags |= INET_TO_BE_FROZEN;
-    if (r == 0 && info.tcpi_state == TCP_SYN_SENT)
-        r = capture_degraded(capture, "it was about to connect: it comes back as not connected");
+    if (info.tcpi_state == TCP_SYN_SENT) {
+        note_peer(capture, &state);
+        state.flags |= state.peer_length ? INET_CONNECTING : 0;
+    }
     memcpy(capture->state, &state, sizeof state);
     return r < 0 ? error_errno(ret_error, r, "reading a TCP connection in repair mode") : 0;
 }
@@ -390,6 +395,33 @@ static int recreate_tcp(struct object_making *making, const struct object_view *
     return 0;
 }
 
+/* Without waiting for the answer. When there is one already, and it is no, then the process is to find an
+ * error, as it would have. */
+static int connect_again(struct object_making *making, const struct object_view *view, native_cap_t *cap,
+                         struct reseat_error **ret_error)
+{
+    struct inet_parts parts = inet_parts_of(view);
+    int r = making_set_flags(*cap, O_NONBLOCK), refused;
+    if (r < 0)
+        return r;
+    if (connect(*cap, &parts.peer.any, parts.state.peer_length) == 0 || errno == EINPROGRESS)
+        return 0;
+    r = inet_make_over(view, true, &refused, ret_error);
+    if (r < 0)
+        return r;
+    making_put(making, view_id(view), refused);
+    *cap = refused;
+    return 0;
+}
+
+static int finish_tcp(struct object_making *making, const struct object_view *view, native_cap_t cap,
+                      struct reseat_error **ret_error)
+{
+    int r =
+        inet_parts_of(view).state.flags & INET_CONNECTING ? connect_again(making, view, &cap, ret_error) : 0;
+    return r < 0 ? r : inet_finish(making, view, cap, ret_error);
+}
+
 /* ---- letting it go on ---- */
 
 /* The buffer has its own size again by now, and what is queued may take more of it than it took before: it
@@ -442,5 +474,5 @@ const struct object_durable tcp_durable = {
     .check = check_tcp,
     .judge = judge_tcp,
     .recreate = recreate_tcp,
-    .finish = inet_finish,
+    .finish = finish_tcp,
 };
