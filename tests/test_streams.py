@@ -123,9 +123,18 @@ def test_cut_off_and_damaged(context):
     assert "restored" in result.stdout, result
 
 
-@each(line=["checkpoint 1 -o - --live", "checkpoint 1 -o - --json"])
+@each(line=["checkpoint 1 -o - --live", "checkpoint 1 -o - --json", "restore - --new-pid --new-namespace"])
 def test_wrong_usage(context, line):
     context.reseat(*line.split(), status=2)
+
+
+def test_closed_standard_streams(context):
+    """No image goes to nowhere: the process would be gone for good."""
+    program = start(context)
+    result = context.run(["bash", "-c", f"{context.command} checkpoint {program.pid} -o - >&-"], status=2)
+    assert "standard output, which is closed" in result.stderr and program.alive, result
+    result = context.run(["bash", "-c", f"{context.command} restore - <&-"], status=2)
+    assert "standard input, which is closed" in result.stderr, result
 
 
 def test_interrupted_while_it_waits(context):

@@ -124,6 +124,8 @@ static int read_options(const struct cli *cli, const struct cli_arguments *argum
         return usage_error(cli, "checkpoint: a twin cannot be sent into a stream; leave out --live");
     if (cli->json)
         return usage_error(cli, "checkpoint: standard output is the stream; there is no room for JSON");
+    if (!was_inherited(STDOUT_FILENO)) /* the process would be ended for an image in /dev/null */
+        return usage_error(cli, "checkpoint: -o - writes an image to standard output, which is closed");
     if (isatty(STDOUT_FILENO))
         return usage_error(cli, "checkpoint: -o - writes an image to standard output, which is a terminal");
     return CLI_DONE;

@@ -105,6 +105,8 @@ static int read_wishes(const struct cli *cli, const struct cli_arguments *argume
         if (status != CLI_DONE)
             return status;
     }
+    if ((library->flags & RESEAT_NEW_PID) && (library->flags & RESEAT_NEW_NAMESPACE))
+        return usage_error(cli, "restore: --new-namespace is for the old PID, which --new-pid contradicts");
     library->slots = wishes->slots.items;
     library->slot_count = wishes->slots.count;
     return CLI_DONE;
@@ -171,8 +173,9 @@ static int run(const struct cli *cli, const struct cli_arguments *arguments)
         return usage_error(cli, "restore: give one checkpoint directory");
     const char *dir = arguments->words[0];
     bool is_stream = strcmp(dir, "-") == 0;
-    if (is_stream && isatty(STDIN_FILENO))
-        return usage_error(cli, "restore: - reads an image from standard input, which is a terminal");
+    if (is_stream && (isatty(STDIN_FILENO) || !was_inherited(STDIN_FILENO)))
+        return usage_error(cli, "restore: - reads an image from standard input, which is %s",
+                           was_inherited(STDIN_FILENO) ? "a terminal" : "closed");
     _cleanup_(attach_end) struct attachment attachment = {.terminal = -1, .signal_fd = -1};
     if (wishes.attach) {
         status = attach_prepare(&attachment);
