@@ -211,7 +211,7 @@ static void measure_writes(struct bench *bench, unsigned mebibytes)
 {
     static struct samples before, after_heir, after_fork, after_copy;
     before.count = after_heir.count = after_fork.count = after_copy.count = 0;
-    struct shape shape = {mebibytes, 10, 1, true};
+    struct shape shape = {mebibytes, 10, 1, true, 0};
     if (!can_measure(bench, &shape))
         return;
     struct rig rig = rig_start(bench->target, &shape);
@@ -245,7 +245,7 @@ static void measure_writes(struct bench *bench, unsigned mebibytes)
 static void measure_commands(struct bench *bench)
 {
     static struct samples checkpoint, restore, nothing;
-    struct shape shape = {1, 10, 1, true};
+    struct shape shape = {1, 10, 1, true, 0};
     struct rig rig = rig_start(bench->target, &shape);
     char pid[16], *command = (char *)bench->command;
     snprintf(pid, sizeof pid, "%d", rig.target);
@@ -285,7 +285,7 @@ static void measure_listing(struct bench *bench, bool is_mixed, double bar_us)
 {
     static struct samples listing, links;
     listing.count = links.count = 0;
-    struct shape shape = {1, 10000, 1, is_mixed};
+    struct shape shape = {1, 10000, 1, is_mixed, 0};
     struct rig rig = rig_start(bench->target, &shape);
     for (unsigned round = 0; round < bench->rounds; round++) {
         samples_add(&links, as_us(time_links(rig.target, shape.capabilities)) / shape.capabilities);

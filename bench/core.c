@@ -152,7 +152,7 @@ void bench_core(const char *command, const char *target, const char *work_direct
                 struct table *table)
 {
     static struct samples echo, getfd, local_request, request, local_install, install;
-    struct shape shape = {1, 10, 1, true};
+    struct shape shape = {1, 10, 1, true, 0};
     struct rig rig = rig_start(target, &shape);
     struct reseat_pd *local, *remote;
     struct reseat_error *error = NULL;

@@ -240,7 +240,8 @@ static long memory_of_command(const struct bench_image *bench, const char *optio
     return usage.ru_maxrss;
 }
 
-static void measure_size(struct bench_image *bench, const struct stretch *memory, const char *option)
+/* `mebibytes`: of all that is stored. */
+static void measure_size(struct bench_image *bench, unsigned mebibytes, const char *option)
 {
     char path[112];
     struct stat status;
@@ -248,18 +249,20 @@ static void measure_size(struct bench_image *bench, const struct stretch *memory
     core_path(bench, path);
     if (stat(path, &status) < 0)
         rig_fail("%s: %s", path, strerror(errno));
-    printf("| %6zu MiB | %-10s | %8.1f MiB | %3s | %8.1f MiB | %6.2f |\n", memory->length >> 20,
-           option ? option : "", (double)kibibytes / 1024,
-           kibibytes <= MEMORY_MEBIBYTES * 1024 ? "yes" : "NO", (double)status.st_blocks * 512 / (1 << 20),
-           (double)status.st_blocks * 512 / (double)memory->length);
+    double stored = (double)status.st_blocks * 512 / (1 << 20);
+    printf("| %6u MiB | %8u MiB | %-10s | %8.1f MiB | %3s | %8.1f MiB | %6.2f |\n",
+           bench->rig.shape.mebibytes, 2 * bench->rig.shape.content_mebibytes, option ? option : "",
+           (double)kibibytes / 1024, kibibytes <= MEMORY_MEBIBYTES * 1024 ? "yes" : "NO", stored,
+           stored / mebibytes);
     remove_image(bench);
 }
 
 /* ---- all of it ---- */
 
-static struct bench_image begin(const char *command, const char *target, unsigned mebibytes)
+static struct bench_image begin(const char *command, const char *target, unsigned mebibytes,
+                                unsigned content_mebibytes)
 {
-    struct shape shape = {mebibytes, 10, 1, true};
+    struct shape shape = {mebibytes, 10, 1, true, content_mebibytes};
     struct bench_image bench = {.command = command, .rig = rig_start(target, &shape)};
     snprintf(bench.work, sizeof bench.work, "/dev/shm/reseat-bench-XXXXXX");
     if (!mkdtemp(bench.work))
@@ -282,16 +285,23 @@ static bool has_room(unsigned mebibytes)
     return ((info.freeram + info.bufferram) * info.mem_unit >> 20) > 3UL * mebibytes + 512;
 }
 
-static void measure_sizes(const char *command, const char *target, const unsigned *sizes, size_t count)
+/* Mebibytes; content: of a memfd and of a deleted file, each. */
+struct size {
+    unsigned memory, content;
+};
+
+static void measure_sizes(const char *command, const char *target, const struct size *sizes, size_t count)
 {
-    printf("\n| memory     | option     | own memory   | ≤ %d MiB | on the disk  | of it  |\n",
+    printf("\n| memory     | contents     | option     | own memory   | ≤ %d MiB | on the disk  | of it  |\n",
            MEMORY_MEBIBYTES);
-    printf("|-----------:|------------|-------------:|----------|-------------:|-------:|\n");
-    for (size_t i = 0; i < count && has_room(sizes[i]); i++) {
-        struct bench_image bench = begin(command, target, sizes[i]);
-        struct stretch memory = find_memory(bench.rig.target, sizes[i]);
-        measure_size(&bench, &memory, NULL);
-        measure_size(&bench, &memory, "--compress");
+    printf("|-----------:|-------------:|------------|-------------:|----------|-------------:|-------:|\n");
+    for (size_t i = 0; i < count; i++) {
+        unsigned all = sizes[i].memory + 2 * sizes[i].content;
+        if (!has_room(all))
+            return;
+        struct bench_image bench = begin(command, target, sizes[i].memory, sizes[i].content);
+        measure_size(&bench, all, NULL);
+        measure_size(&bench, all, "--compress");
         end(&bench);
     }
 }
@@ -299,13 +309,14 @@ static void measure_sizes(const char *command, const char *target, const unsigne
 void bench_image(const char *command, const char *target, unsigned rounds, unsigned largest,
                  struct table *table)
 {
-    static const unsigned timed[] = {10, 256, 1024}, sized[] = {10, 1024, 4096};
+    static const unsigned timed[] = {10, 256, 1024};
+    static const struct size sized[] = {{10, 0}, {10, 1024}, {1024, 0}, {4096, 0}};
     /* First, while we ourselves are small: what a process has had before its exec counts, too. */
     printf("\n## Durable images: sizes\n");
     measure_sizes(command, target, sized, sizeof sized / sizeof sized[0]);
     table_begin("Durable images, to tmpfs", "the same memory by process_vm_readv(2), see bench/image.c");
     for (size_t i = 0; i < sizeof timed / sizeof timed[0] && timed[i] <= largest && has_room(timed[i]); i++) {
-        struct bench_image bench = begin(command, target, timed[i]);
+        struct bench_image bench = begin(command, target, timed[i], 0);
         struct stretch memory = find_memory(bench.rig.target, timed[i]);
         measure_times(&bench, rounds, &memory, table);
         end(&bench);

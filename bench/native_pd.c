@@ -147,7 +147,7 @@ static void measure_request(const char *target, unsigned rounds, struct table *t
 {
     static struct samples many, list, identities, getfd, transfer;
     many.count = list.count = identities.count = getfd.count = transfer.count = 0;
-    struct shape shape = {1, MANY, 1, true};
+    struct shape shape = {1, MANY, 1, true, 0};
     struct rig rig = rig_start(target, &shape);
     struct native_pd *pd = open_pd(&rig);
     for (unsigned round = 0; round < rounds; round++) {
@@ -205,7 +205,7 @@ static void measure_install(const char *target, unsigned rounds, struct table *t
 {
     static struct samples dense, sparse, replace, closing, transfer;
     dense.count = sparse.count = replace.count = closing.count = transfer.count = 0;
-    struct shape shape = {1, 10, 1, true};
+    struct shape shape = {1, 10, 1, true, 0};
     struct rig rig = rig_start(target, &shape);
     struct native_pd *pd = open_pd(&rig);
     for (unsigned round = 0; round < rounds; round++) {
@@ -232,7 +232,7 @@ static void measure_one(const char *target, unsigned rounds, unsigned threads, s
 {
     static struct samples stop, whole, request, getfd, transfer;
     stop.count = whole.count = request.count = getfd.count = transfer.count = 0;
-    struct shape shape = {1, 10, threads, true};
+    struct shape shape = {1, 10, threads, true, 0};
     struct rig rig = rig_start(target, &shape);
     struct native_pd *pd = open_pd(&rig);
     for (unsigned round = 0; round < rounds; round++) {

@@ -58,12 +58,14 @@ static void kill_children(int signal)
 
 static _Noreturn void run_target(const char *program, const struct shape *shape, int socket)
 {
-    char size[16], capabilities[16], threads[16];
+    char size[16], capabilities[16], threads[16], contents[16];
     snprintf(size, sizeof size, "%u", shape->mebibytes);
     snprintf(capabilities, sizeof capabilities, "%u", shape->capabilities);
     snprintf(threads, sizeof threads, "%u", shape->threads);
+    snprintf(contents, sizeof contents, "%u", shape->content_mebibytes);
     if (dup2(socket, BENCH_SOCKET) == BENCH_SOCKET && close_range(BENCH_SOCKET + 1, ~0U, 0) == 0)
-        execl(program, program, size, capabilities, threads, shape->is_mixed ? "mixed" : "eventfd", NULL);
+        execl(program, program, size, capabilities, threads, shape->is_mixed ? "mixed" : "eventfd", contents,
+              NULL);
     fprintf(stderr, "bench: starting %s: %s\n", program, strerror(errno));
     _exit(1);
 }

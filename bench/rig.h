@@ -18,7 +18,8 @@ enum bench_request {
 
 struct shape {
     unsigned mebibytes, capabilities, threads;
-    bool is_mixed; /* its capabilities are of many kinds; otherwise eventfds */
+    bool is_mixed;              /* its capabilities are of many kinds; otherwise eventfds */
+    unsigned content_mebibytes; /* of a memfd and of a deleted file, each; 0: it has none */
 };
 
 struct rig {

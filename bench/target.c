@@ -1,9 +1,9 @@
 /* What is measured: a process of a given size, with so many capabilities and threads, which on request times
  * what only it can time: its own fork(2), and a pass of writes over all its memory.
  *
- * usage: bench-target MEBIBYTES CAPABILITIES THREADS mixed|eventfd, with a socket to the bench at selector 3.
- * The memory is in pages of 4 KiB whatever the machine's setting for huge ones: the expensive case of a fork,
- * and the usual one. All threads but the main one sleep. */
+ * usage: bench-target MEBIBYTES CAPABILITIES THREADS mixed|eventfd CONTENT_MEBIBYTES, with a socket to the
+ * bench at selector 3. The memory is in pages of 4 KiB whatever the machine's setting for huge ones: the
+ * expensive case of a fork, and the usual one. All threads but the main one sleep. */
 #include "rig.h"
 
 #include <fcntl.h>
@@ -99,6 +99,27 @@ static void open_capabilities(bool mixed, unsigned count)
         if (last >= (int)count)
             close(last);
     }
+}
+
+static void fill_file(int fd, unsigned mebibytes)
+{
+    static char piece[1 << 20];
+    if (fd < 0)
+        fail("opening a file");
+    for (unsigned i = 0; i < mebibytes; i++) {
+        memset(piece, (int)(i % 255 + 1), sizeof piece);
+        if (write(fd, piece, sizeof piece) != sizeof piece)
+            fail("filling a file");
+    }
+}
+
+/* What an image has to carry besides memory: behind the other capabilities. */
+static void open_contents(unsigned mebibytes)
+{
+    if (!mebibytes)
+        return;
+    fill_file(memfd_create("content", MFD_CLOEXEC), mebibytes);
+    fill_file(open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), mebibytes);
 }
 
 static void *sleep_for_ever(void *unused)
@@ -210,11 +231,12 @@ static uint64_t answer(struct memory *memory, enum bench_request request)
 
 int main(int argc, char **argv)
 {
-    if (argc != 5)
+    if (argc != 6)
         return 2;
     struct memory memory = {0};
     touch_memory(&memory, strtoul(argv[1], NULL, 10) << 20);
     open_capabilities(strcmp(argv[4], "mixed") == 0, (unsigned)atoi(argv[2]));
+    open_contents((unsigned)atoi(argv[5]));
     start_threads((unsigned)atoi(argv[3]));
     uint64_t reply = (uint64_t)getpid();
     uint8_t request;
