@@ -46,6 +46,9 @@ KINDS = {
 }
 
 
+UNDER_KILLER = {"ASAN_OPTIONS": "detect_leaks=0"}  # LeakSanitizer does not work in what is traced
+
+
 def build(context, name, *options):
     program = context.path(name)
     context.need("gcc")
@@ -201,7 +204,8 @@ class Chaos:
     def strike(self, verb, *moment):
         """Runs a verb and kills it. Returns what killer.c says: whether it was struck, and the rest of the line."""
         line = self.line(verb)
-        result = self.run([self.killer, *map(str, moment), "--", self.context.command, *line], seconds=60)
+        result = self.run([self.killer, *map(str, moment), "--", self.context.command, *line], seconds=60,
+                          environment=UNDER_KILLER)
         said = result.stdout.splitlines()[-1]
         self.history = self.history[-30:] + [f"{' '.join(verb)} {' '.join(map(str, moment))}: {said} "
                                              f"{result.stderr.strip()}"]

@@ -13,7 +13,7 @@ import time
 from reseat_test import Failure, each, timeout
 from reseat_test.context import process_state
 from reseat_test.native import table_of
-from test_chaos import KINDS, ROUNDS, SOURCES, build
+from test_chaos import KINDS, ROUNDS, SOURCES, UNDER_KILLER, build
 
 ANSWER_SECONDS = 10
 QUICK_SECONDS = 12
@@ -36,7 +36,8 @@ class Rig:
         self.context = context
         self.killer = build(context, "killer")
         self.installer = context.path("installer")
-        context.run(["gcc", "-std=gnu17", "-D_GNU_SOURCE", "-I", SOURCES.parents[1] / "src/lib",
+        sanitizer = ["-fsanitize=address"] if context.has_sanitizer else []
+        context.run(["gcc", "-std=gnu17", "-D_GNU_SOURCE", *sanitizer, "-I", SOURCES.parents[1] / "src/lib",
                      SOURCES / "installer.c", "-o", self.installer, "-L", context.build,
                      f"-Wl,-rpath,{context.build.resolve()}", "-lreseat"])
         target = build(context, "target", "-pthread")
@@ -94,7 +95,8 @@ class Rig:
             wanted |= {selector: "anon_inode:[eventfd]" for selector in selectors}
         if operation == "ring":
             wanted[FIRST] = "anon_inode:[io_uring]"
-        result = self.context.run([self.killer, *map(str, moment), "--", *self.line(operation, count)], seconds=60)
+        result = self.context.run([self.killer, *map(str, moment), "--", *self.line(operation, count)], seconds=60,
+                                  environment=UNDER_KILLER)
         said = result.stdout.splitlines()[-1]
         self.rounds += 1
         self.struck += said.startswith("struck")

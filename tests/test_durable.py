@@ -6,7 +6,7 @@ import re
 import shutil
 import struct
 
-from reseat_test import each, timeout
+from reseat_test import Skip, each, timeout
 
 ECHO = """
 import sys
@@ -221,6 +221,8 @@ def start_bulk(context, mebibytes):
 def test_memory_of_our_own(context, flags):
     """An image of 192 MiB is written and read by processes that may have 40 MiB of data."""
     context.need("prlimit")
+    if context.has_sanitizer:
+        raise Skip("not with sanitizers: they take more than that for themselves")
     program = start_bulk(context, 192)
     directory = context.new_name("checkpoint")
 

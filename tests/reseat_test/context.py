@@ -163,6 +163,11 @@ class Context:
 
     # ---- asking ----
 
+    @property
+    def has_sanitizer(self):
+        """Whether it is a build with AddressSanitizer, whose library wants to be loaded before all others."""
+        return b"libasan.so" in (self.build / "libreseat.so").read_bytes()
+
     def need(self, *programs):
         """Skips the test unless all of these programs are installed; returns the path of the first."""
         os.environ["PATH"] += ":/usr/sbin:/sbin:/usr/local/sbin"
