@@ -118,6 +118,8 @@ def test_is_reset_where_a_twin_was_kept(context):
     pair = Pair(context)
     pair.say("first")
     pair.client.expect("got 1 first\n")
+    plan = pair.reseat("plan", pair.server.pid)
+    assert "a checkpoint with --image that kills the process; it reads as reset" in plan.stdout, plan
     directory = context.new_name("checkpoint")
     pair.reseat("checkpoint", pair.server.pid, "-o", directory)
     pair.reseat("drop", directory)

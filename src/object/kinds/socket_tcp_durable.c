@@ -216,11 +216,13 @@ static bool may_repair(uint32_t domain)
 }
 
 /* Why a connection cannot be carried over here; NULL: it can. */
-static const char *find_hindrance(const struct object_view *view)
+static const char *find_hindrance(const struct object_view *view, const struct object_options *options)
 {
     struct inet_parts parts = inet_parts_of(view);
     if (parts.state.flags & INET_TO_BE_FROZEN)
         return NULL;
+    if (!(parts.state.flags & INET_FROZEN) && options && options->is_running)
+        return "that takes CAP_NET_ADMIN, nf_tables, and a checkpoint with --image that kills the process";
     if (!(parts.state.flags & INET_FROZEN))
         return "it was not frozen when the image was made (that takes CAP_NET_ADMIN, nf_tables, and a "
                "checkpoint that kills the process and keeps no twin)";
@@ -241,7 +243,6 @@ static const char *find_hindrance(const struct object_view *view)
 static int judge_tcp(const struct object_view *view, const struct object_options *options,
                      enum object_fate *ret_fate, char **ret_sentence)
 {
-    (void)options;
     struct inet_state state = inet_parts_of(view).state;
     if (state.flags & INET_LISTENING) {
         if (state.waiting == 0)
@@ -254,7 +255,7 @@ static int judge_tcp(const struct object_view *view, const struct object_options
         return describe_as(ret_sentence, "its connection has ended, and without CAP_NET_ADMIN it forgets "
                                          "which addresses it had");
     }
-    const char *hindrance = state.flags & INET_CONNECTED ? find_hindrance(view) : NULL;
+    const char *hindrance = state.flags & INET_CONNECTED ? find_hindrance(view, options) : NULL;
     if (!hindrance)
         return 0;
     *ret_fate = OBJECT_DEGRADED;
