@@ -358,7 +358,7 @@ static int recreate_connection(struct object_making *making, const struct object
     struct inet_parts parts = inet_parts_of(view);
     const char *step = "";
     int fd;
-    if (!(parts.state.flags & INET_FROZEN) || find_hindrance(view)) {
+    if (!(parts.state.flags & INET_FROZEN) || find_hindrance(view, making->options)) {
         int r = inet_make_over(view, true, &fd, ret_error);
         if (r == 0)
             making_put(making, view_id(view), fd);
