@@ -131,14 +131,6 @@ static int judge_capabilities(struct cold_restore *restore, struct obstacles *ob
     return r;
 }
 
-static bool is_reopened(const struct snapshot *snapshot, uint32_t selector)
-{
-    for (size_t i = 0; i < snapshot->reopens_count; i++)
-        if (snapshot->reopens[i].selector == selector)
-            return true;
-    return false;
-}
-
 static int add_slot(struct cold_restore *restore, uint32_t selector, uint32_t flags, int fd)
 {
     struct cold_slot *slot = array_append(restore->slots, restore->slot_count);
@@ -175,7 +167,7 @@ static int gather_slots(struct cold_restore *restore)
         native_cap_t cap = cap_of(restore, row->object);
         if (slot_is_replaced(wish))
             r = add_wish(restore, wish, row->flags);
-        else if (cap != NATIVE_CAP_INVALID && !is_reopened(snapshot, row->selector))
+        else if (cap != NATIVE_CAP_INVALID && !snapshot_is_reopened(snapshot, row->selector))
             r = add_slot(restore, row->selector, row->flags, (int)cap);
     }
     for (size_t i = 0; r == 0 && i < restore->options->slot_count; i++)
@@ -279,7 +271,8 @@ static int install_late(struct cold_restore *restore, struct target *process, st
     for (size_t i = 0; r == 0 && i < snapshot->capabilities_count; i++) {
         const struct snapshot_capability *row = &snapshot->capabilities[i];
         native_cap_t cap = cap_of(restore, row->object);
-        if (cap != NATIVE_CAP_INVALID && !was_there[row->object] && !is_reopened(snapshot, row->selector) &&
+        if (cap != NATIVE_CAP_INVALID && !was_there[row->object] &&
+            !snapshot_is_reopened(snapshot, row->selector) &&
             !slot_is_replaced(wish_of(restore, row->selector)))
             r = native_pd_install_stopped(process,
                                           &(struct native_slot){.selector = row->selector,

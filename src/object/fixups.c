@@ -1,8 +1,8 @@
 /* What a sleeping twin's capabilities need in the process that is restored from it, although the objects are
  * the same: descriptors on /proc files of the process itself, which speak of a process that is gone, are
- * opened again; and a signalfd in an epoll set has to be added again, because the set listens to the signals
- * of the process that added it. Rests on proc_pid_fd(5), proc_pid_fdinfo(5), fs/eventpoll.c and fs/signalfd.c
- * of the kernel. */
+ * opened again; and in an epoll set those have to be added again, and a signalfd, because the set listens to
+ * the signals of the process that added it. Rests on proc_pid_fd(5), proc_pid_fdinfo(5), fs/eventpoll.c and
+ * fs/signalfd.c of the kernel. */
 #include "object/object.h"
 #include "snapshot/snapshot.h"
 
@@ -141,10 +141,12 @@ static int compare_interests(struct fixups *fixups, const struct snapshot *now)
         /* An heir's sets are as they were: nobody could change them. */
         row->action = snapshot->process.form == SNAPSHOT_FORM_COPY ? SNAPSHOT_INTEREST_REMOVE : 0;
     }
-    for (size_t i = 0; i < snapshot->interests_count; i++)
-        if (snapshot->interests[i].action != SNAPSHOT_INTEREST_REMOVE &&
-            is_signalfd(fixups, (int)snapshot->interests[i].selector))
-            snapshot->interests[i].action = SNAPSHOT_INTEREST_REMOVE | SNAPSHOT_INTEREST_ADD;
+    for (size_t i = 0; i < snapshot->interests_count; i++) {
+        struct snapshot_interest *row = &snapshot->interests[i];
+        if (row->action != SNAPSHOT_INTEREST_REMOVE &&
+            (is_signalfd(fixups, (int)row->selector) || snapshot_is_reopened(snapshot, row->selector)))
+            row->action = SNAPSHOT_INTEREST_REMOVE | SNAPSHOT_INTEREST_ADD;
+    }
     return 0;
 }
 
@@ -153,7 +155,7 @@ static int find_interest_fixups(struct fixups *fixups)
     bool is_copy = fixups->snapshot->process.form == SNAPSHOT_FORM_COPY;
     for (size_t i = 0; i < fixups->snapshot->interests_count; i++)
         fixups->snapshot->interests[i].action = 0; /* whatever the file says */
-    if (!is_copy && !fixups->signalfds_count)
+    if (!is_copy && !fixups->signalfds_count && !fixups->snapshot->reopens_count)
         return 0;
     _cleanup_(snapshot_free) struct snapshot now = {0};
     for (size_t i = 0; i < fixups->epolls_count; i++) {

@@ -207,19 +207,20 @@ static void add_owner(struct program_batch *batch, const struct seed *seed, cons
                  F_SETOWN_EX, scratch_copy(batch->program.scratch, &owner, sizeof owner));
 }
 
+static void remove_interest(struct program_batch *batch, const struct snapshot_interest *row)
+{
+    if (row->action & SNAPSHOT_INTEREST_REMOVE)
+        program_call(&batch->program, NULL, SYS_epoll_ctl, row->epoll_selector, EPOLL_CTL_DEL, row->selector,
+                     0);
+}
+
 static void add_interest(struct program_batch *batch, const struct snapshot_interest *row)
 {
-    struct program *program = &batch->program;
-    if (!row->action)
-        return;
     struct epoll_event event = {.events = row->events, .data.u64 = row->data};
-    uint64_t address = scratch_copy(program->scratch, &event, sizeof event);
-    if (row->action & SNAPSHOT_INTEREST_REMOVE)
-        program_call(program, NULL, SYS_epoll_ctl, row->epoll_selector, EPOLL_CTL_DEL, row->selector,
-                     address);
     if (row->action & SNAPSHOT_INTEREST_ADD)
-        program_call(program, "adding to an epoll set again", SYS_epoll_ctl, row->epoll_selector,
-                     EPOLL_CTL_ADD, row->selector, address);
+        program_call(&batch->program, "adding to an epoll set again", SYS_epoll_ctl, row->epoll_selector,
+                     EPOLL_CTL_ADD, row->selector,
+                     scratch_copy(batch->program.scratch, &event, sizeof event));
 }
 
 static void add_position(struct program_batch *batch, const struct snapshot_position *row)
@@ -281,6 +282,18 @@ static int rebuild_reopen(struct seed *seed, const struct snapshot *snapshot,
     return r < 0 ? r : rebuild_clear_passing(seed);
 }
 
+/* When everything is at its selector that is to be watched. */
+static int rebuild_interests(struct seed *seed, const struct snapshot *snapshot,
+                             struct reseat_error **ret_error)
+{
+    _cleanup_(program_batch_end) struct program_batch batch = {0};
+    int r = program_batch_begin(&batch, seed->process, ret_error);
+    for (size_t i = 0; r == 0 && i < snapshot->interests_count;
+         i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
+        add_interest(&batch, &snapshot->interests[i]);
+    return r == 0 ? program_batch_run(&batch, ret_error) : r;
+}
+
 static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
                             struct reseat_error **ret_error)
 {
@@ -298,7 +311,7 @@ static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
         add_owner(&batch, seed, snapshot, &snapshot->owners[i]);
     for (size_t i = 0; r == 0 && i < snapshot->interests_count;
          i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
-        add_interest(&batch, &snapshot->interests[i]);
+        remove_interest(&batch, &snapshot->interests[i]);
     for (size_t i = 0; r == 0 && i < snapshot->positions_count;
          i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
         add_position(&batch, &snapshot->positions[i]);
@@ -310,7 +323,7 @@ static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
         r = program_batch_run(&batch, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->reopens_count; i++)
         r = rebuild_reopen(seed, snapshot, &snapshot->reopens[i], ret_error);
-    return r;
+    return r == 0 ? rebuild_interests(seed, snapshot, ret_error) : r;
 }
 
 int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)

@@ -69,3 +69,11 @@ void snapshot_free(struct snapshot *snapshot)
 #undef X
     *snapshot = (struct snapshot){0};
 }
+
+bool snapshot_is_reopened(const struct snapshot *snapshot, uint32_t selector)
+{
+    for (size_t i = 0; i < snapshot->reopens_count; i++)
+        if (snapshot->reopens[i].selector == selector)
+            return true;
+    return false;
+}

@@ -8,6 +8,7 @@
  * them. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -385,6 +386,8 @@ struct snapshot {
 
 /* Adds bytes to `blobs` (aligned to 8) and says where. -ENOMEM. */
 int snapshot_add_blob(struct snapshot *snapshot, const void *data, size_t length, uint64_t *ret_offset);
+/* Whether what is at that selector is a file of the process itself below /proc, and opened again. */
+bool snapshot_is_reopened(const struct snapshot *snapshot, uint32_t selector);
 /* A copy of everything. -ENOMEM. */
 int snapshot_copy(const struct snapshot *snapshot, struct snapshot *ret_copy);
 void snapshot_free(struct snapshot *snapshot);

@@ -3,6 +3,7 @@
 #include "subject.h"
 
 #include <dirent.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 
 static void expect_in(int fd, const char *text)
@@ -109,6 +110,22 @@ static void one_entry_of_fdinfo(void)
     MUST(lseek(file, 0, SEEK_SET));
 }
 
+/* In an epoll set: mounts are watched so. */
+static void watched(void)
+{
+    int set = MUST(epoll_create1(0)), fd = MUST(open("/proc/self/mountinfo", O_RDONLY));
+    struct epoll_event event = {.events = EPOLLPRI, .data.u32 = 7};
+    char path[64];
+
+    MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event));
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", set);
+    be_checkpointed();
+    const char *first = strstr(text_of(path), "tfd:");
+    CHECK(first && !strstr(first + 1, "tfd:"));
+    CHECK_EQUAL(epoll_ctl(set, EPOLL_CTL_MOD, fd, &event), 0);
+    expect_in(fd, "/proc");
+}
+
 /* Of a thread, through the thread's own directory. */
 static volatile int thread;
 
@@ -155,6 +172,7 @@ const struct subject subjects[] = {
     {"memory", memory},
     {"directories", directories},
     {"fdinfo", one_entry_of_fdinfo},
+    {"watched", watched},
     {"of-a-thread", of_a_thread},
     {"settings", settings},
     {0},
