@@ -7,6 +7,7 @@
 #include "object/socket_options.h"
 
 #include <errno.h>
+#include <linux/if_packet.h>
 #include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -98,6 +99,15 @@ static const struct {
     {IPPROTO_UDP, UDP_NO_CHECK6_RX},
     {IPPROTO_UDP, UDP_GRO},
     {IPPROTO_UDP, UDP_SEGMENT},
+    {SOL_PACKET, PACKET_VERSION},
+    {SOL_PACKET, PACKET_RESERVE},
+    {SOL_PACKET, PACKET_AUXDATA},
+    {SOL_PACKET, PACKET_ORIGDEV},
+    {SOL_PACKET, PACKET_VNET_HDR},
+    {SOL_PACKET, PACKET_LOSS},
+    {SOL_PACKET, PACKET_TIMESTAMP},
+    {SOL_PACKET, PACKET_QDISC_BYPASS},
+    {SOL_PACKET, PACKET_IGNORE_OUTGOING},
     {SOL_NETLINK, NETLINK_PKTINFO},
     {SOL_NETLINK, NETLINK_BROADCAST_ERROR},
     {SOL_NETLINK, NETLINK_NO_ENOBUFS},
@@ -131,6 +141,8 @@ static bool applies(int level, int option, const struct object_sight *sight)
         return is_inet && sight->protocol == IPPROTO_TCP && sight->type == SOCK_STREAM;
     case IPPROTO_UDP:
         return is_inet && sight->protocol == IPPROTO_UDP;
+    case SOL_PACKET:
+        return sight->domain == AF_PACKET;
     default:
         return sight->domain == AF_NETLINK;
     }

@@ -1,7 +1,8 @@
 /* Netlink and packet sockets in a durable image, netlink(7), packet(7): bound again, with options, filter and
- * groups. What waits to be read is the kernel's answer to a question or an event of then, and is lost; so
- * are, for packet sockets, memberships and rings, which cannot be read. */
+ * groups; what else packet sockets have: socket_packet.c. What waits to be read is the kernel's answer to a
+ * question or an event of then, and is lost. */
 #include "object/kinds.h"
+#include "object/kinds/socket_packet.h"
 #include "object/socket_filter.h"
 #include "object/socket_options.h"
 
@@ -33,7 +34,7 @@ struct link_state {
         } peer; /* netlink: whom it is connected to; zeros: nobody, or the kernel */
     };
     uint32_t option_count, filter_count;
-    uint32_t reserved;
+    uint32_t has_facts; /* packet: what socket_packet.c knows stands behind all */
 };
 
 /* ---- capture ---- */
@@ -78,27 +79,45 @@ static int capture_netlink(struct object_capture *capture, struct reseat_error *
     return r;
 }
 
+/* The old kind (SOCK_PACKET) has the name of its interface for an address. */
+static void read_interface(struct object_capture *capture, struct link_state *state)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_ll link;
+    } address = {0};
+    socklen_t length = sizeof address;
+    if (getsockname(capture->cap, &address.any, &length) < 0)
+        return;
+    if (capture->sight->type == SOCK_PACKET) {
+        snprintf(state->interface, sizeof state->interface, "%.*s", (int)sizeof address.any.sa_data,
+                 address.any.sa_data);
+        state->is_bound = state->interface[0] != '\0';
+        return;
+    }
+    state->is_bound = address.link.sll_ifindex != 0;
+    state->protocol = ntohs(address.link.sll_protocol);
+    if (state->is_bound && !if_indextoname((unsigned)address.link.sll_ifindex, state->interface))
+        state->interface[0] = '\0';
+}
+
 static int capture_packet(struct object_capture *capture, struct reseat_error **ret_error)
 {
     (void)ret_error;
     struct link_state state = {0};
-    struct sockaddr_ll address = {0};
-    socklen_t length = sizeof address;
-    if (getsockname(capture->cap, (struct sockaddr *)&address, &length) == 0) {
-        state.is_bound = address.sll_ifindex != 0;
-        state.protocol = ntohs(address.sll_protocol);
-        if (state.is_bound && !if_indextoname((unsigned)address.sll_ifindex, state.interface))
-            state.interface[0] = '\0';
-    }
-    uint32_t protocol = state.protocol;
     int r = capture_common(capture, &state);
-    state.protocol = protocol;
-    if (r == 0)
+    read_interface(capture, &state);
+    if (r == 0) {
+        r = packet_facts_add(capture, &state.protocol);
+        state.has_facts = r == 0;
+    }
+    if (capture->state && capture->length >= sizeof state)
         memcpy(capture->state, &state, sizeof state);
-    return r == 0
-               ? capture_degraded(capture, "which addresses it listens to and whether it has a ring cannot "
-                                           "be found out: it comes back without")
-               : r;
+    if (r == -ENOMEM || state.has_facts)
+        return r;
+    return capture_degraded(capture, "which addresses it listens to and whether it has a ring cannot be "
+                                     "found out (another network namespace, or no CONFIG_PACKET_DIAG): it "
+                                     "comes back without");
 }
 
 /* ---- check ---- */
@@ -115,6 +134,11 @@ static size_t filter_offset(const struct link_state *state)
     return sizeof *state + state->option_count * sizeof(struct socket_option);
 }
 
+static size_t facts_offset(const struct link_state *state)
+{
+    return filter_offset(state) + state->filter_count * (size_t)SOCKET_FILTER_BYTES;
+}
+
 static int check_link(const struct object_view *view, struct reseat_error **ret_error)
 {
     struct link_state state = state_of(view);
@@ -123,7 +147,11 @@ static int check_link(const struct object_view *view, struct reseat_error **ret_
     if (state.domain == AF_PACKET && !memchr(state.interface, '\0', sizeof state.interface))
         return view_bad(view, ret_error, "the name of its interface does not end");
     int r = socket_options_check(view, sizeof state, state.option_count, ret_error);
-    return r == 0 ? socket_filter_check(view, filter_offset(&state), state.filter_count, ret_error) : r;
+    if (r == 0)
+        r = socket_filter_check(view, filter_offset(&state), state.filter_count, ret_error);
+    if (r == 0 && state.domain == AF_PACKET && state.has_facts)
+        r = packet_facts_check(view, facts_offset(&state), ret_error);
+    return r;
 }
 
 /* ---- recreate ---- */
@@ -153,6 +181,11 @@ static int bind_packet(const struct link_state *state, int fd)
     struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons((uint16_t)state->protocol)};
     if (!state->is_bound)
         return 0;
+    if (state->type == SOCK_PACKET) {
+        struct sockaddr by_name = {.sa_family = AF_PACKET};
+        memcpy(by_name.sa_data, state->interface, sizeof by_name.sa_data);
+        return bind(fd, &by_name, sizeof by_name) < 0 ? -errno : 0;
+    }
     address.sll_ifindex = (int)if_nametoindex(state->interface);
     if (address.sll_ifindex == 0)
         return -ENODEV;
@@ -176,7 +209,9 @@ static int recreate_link(struct object_making *making, const struct object_view 
     r = socket_filter_attach(view, filter_offset(&state), state.filter_count, fd);
     if (r == 0)
         r = is_netlink ? bind_netlink(&state, fd) : bind_packet(&state, fd);
-    return r < 0 ? error_errno(ret_error, r, "binding or connecting it") : 0;
+    if (r < 0)
+        return error_errno(ret_error, r, "binding or connecting it");
+    return !is_netlink && state.has_facts ? packet_facts_apply(view, facts_offset(&state), fd, ret_error) : 0;
 }
 
 static int finish_link(struct object_making *making, const struct object_view *view, native_cap_t cap,
