@@ -55,17 +55,20 @@ static int write_extent(const struct cold_building *building, const struct snaps
     return 0;
 }
 
-/* Runs what is there, and sees to it that every read got all that it asked for. */
-static int run_reads(struct cold_building *building, size_t count, struct reseat_error **ret_error)
+/* Runs what is there. A read of a file somewhere else (9p, FUSE) may get less than it asked for: then it is
+ * ours to read. */
+static int run_reads(struct cold_building *building, const struct snapshot_extent *const *extents,
+                     size_t count, void *buffer, struct reseat_error **ret_error)
 {
     struct program *program = &building->batch.program;
+    bool is_short[READS_AT_ONCE] = {false};
     int r = program_run_batch(building->process, program, ret_error);
     for (size_t i = 0; r == 0 && i < count; i++)
-        if (program_result(program, i) != (int64_t)program->calls[i].arguments[2])
-            r = error_set(ret_error, -EBADMSG,
-                          "the image ends before the memory at %#" PRIx64 ": it has been changed meanwhile",
-                          program->calls[i].arguments[1]);
+        is_short[i] = program_result(program, i) != (int64_t)extents[i]->length;
     program_end(program);
+    for (size_t i = 0; r == 0 && i < count; i++)
+        if (is_short[i])
+            r = write_extent(building, extents[i], buffer, ret_error);
     return r;
 }
 
@@ -83,6 +86,7 @@ int cold_fill_memory(struct cold_building *building, struct reseat_error **ret_e
 {
     const struct snapshot *snapshot = building->snapshot;
     _cleanup_free_ void *buffer = malloc(COPY_BYTES);
+    const struct snapshot_extent *extents[READS_AT_ONCE];
     size_t calls = 0, position = 0;
     uint64_t filled = 0;
     int r = buffer ? program_batch_begin(&building->batch, building->process, ret_error)
@@ -101,9 +105,10 @@ int cold_fill_memory(struct cold_building *building, struct reseat_error **ret_e
         program_call(&building->batch.program, "reading memory from the image", SYS_pread64,
                      (uint64_t)building->plan->memory.fd, extent->address, extent->length,
                      extent->file_offset);
-        if (++calls < READS_AT_ONCE)
+        extents[calls++] = extent;
+        if (calls < READS_AT_ONCE)
             continue;
-        r = run_reads(building, calls, ret_error);
+        r = run_reads(building, extents, calls, buffer, ret_error);
         calls = 0;
         if (r == 0)
             r = tell_filled(building, &filled, ret_error);
@@ -111,7 +116,7 @@ int cold_fill_memory(struct cold_building *building, struct reseat_error **ret_e
             r = program_batch_begin(&building->batch, building->process, ret_error);
     }
     if (r == 0)
-        r = run_reads(building, calls, ret_error);
+        r = run_reads(building, extents, calls, buffer, ret_error);
     return r == 0 ? tell_filled(building, &filled, ret_error) : r;
 }
 
