@@ -214,8 +214,12 @@ static void protection_keys(void)
 }
 
 const struct subject subjects[] = {
-    {"general", general, .new_pid = true}, {"x87", x87, .new_pid = true},
-    {"sse", sse, .new_pid = true},         {"avx", avx, .new_pid = true},
-    {"avx512", avx512, .new_pid = true},   {"in-a-system-call", controls_while_in_a_system_call},
-    {"protection-keys", protection_keys},  {0},
+    {"general", general, .new_pid = true},
+    {"x87", x87, .new_pid = true},
+    {"sse", sse, .new_pid = true},
+    {"avx", avx, .new_pid = true},
+    {"avx512", avx512, .new_pid = true},
+    {"in-a-system-call", controls_while_in_a_system_call},
+    {"protection-keys", protection_keys, .fails = "cold: not written yet"},
+    {0},
 };
