@@ -1,77 +1,18 @@
-"""An image whose vDSO is not this kernel's: the old code leads to the new. Kernels are not exchanged here (that is done
-by hand, tests/kernels/); instead the vDSO in an image is changed: another build id, and nothing left of its functions,
-so that a process that is not bridged dies of a trap at its next look at the clock."""
+"""An image of another machine. One whose vDSO is not this kernel's: the old code leads to the new. Kernels are not
+exchanged here (that is done by hand, tests/kernels/); instead the vDSO in an image is changed: another build id, and nothing left of its
+functions, so that a process that is not bridged dies of a trap at its next look at the clock."""
 
-import ctypes
-import ctypes.util
 import os
 import struct
 import time
 
 from reseat_test import each
 from reseat_test.context import Skip
+from reseat_test.image import SECTION, Image
 
 from test_cold import ask, pipes
 
-VMA_VDSO = 6
-SECTION = struct.Struct("<IIQQQQIIQQ")  # Elf64_Shdr
-VMA = struct.Struct("<QQQIIII")  # start, end, offset, protection, flags, kind, object; the rest is not needed
-EXTENT = struct.Struct("<QQQQQ")  # address, length, file offset, stored length, checksum
 TRAP = b"\xcc"
-
-
-class Image:
-    """The file of a checkpoint, changed in place with right checksums (docs/image.md)."""
-
-    def __init__(self, path):
-        self.path = path
-        self.data = bytearray(open(path, "rb").read())
-        self.hash = ctypes.CDLL(ctypes.util.find_library("xxhash") or "libxxhash.so.0")
-        self.hash.XXH3_64bits_withSeed.restype = ctypes.c_uint64
-        at, = struct.unpack_from("<Q", self.data, 40)
-        count, names = struct.unpack_from("<HH", self.data, 60)
-        self.headers = (at, count * SECTION.size)
-        rows = [SECTION.unpack_from(self.data, at + i * SECTION.size) for i in range(count)]
-        self.sections = {self.text(rows[names][4] + row[0]): (i, row) for i, row in enumerate(rows)}
-
-    def text(self, at):
-        return self.data[at:self.data.index(0, at)].decode()
-
-    def checksum(self, at, length, seed=0):
-        data = bytes(self.data[at:at + length])
-        return self.hash.XXH3_64bits_withSeed(data, ctypes.c_size_t(length), ctypes.c_uint64(seed))
-
-    def rows(self, name):
-        """Where the rows of a table are, one after the other."""
-        _, row = self.sections[name]
-        return range(row[4], row[4] + row[5], row[9])
-
-    def vdso(self):
-        """Address, and where it is in the file; it is one extent."""
-        for at in self.rows(".reseat.vma"):
-            start, end, _, _, _, kind, _ = VMA.unpack_from(self.data, at)
-            if kind == VMA_VDSO:
-                for extent in self.rows(".reseat.extent"):
-                    address, length, offset, stored, _ = EXTENT.unpack_from(self.data, extent)
-                    if address == start and length == end - start == stored:
-                        return start, extent, offset, length
-        raise AssertionError("no vDSO in the image")
-
-    def seal(self, extent, offset, length):
-        """Checksums for an extent that was changed."""
-        struct.pack_into("<Q", self.data, extent + 32, self.checksum(offset, length))
-        self.seal_section(".reseat.extent")
-
-    def seal_section(self, name):
-        _, sums = self.sections[".reseat.checksums"]
-        index, row = self.sections[name]
-        struct.pack_into("<Q", self.data, sums[4] + 8 * index, self.checksum(row[4], row[5]))
-        own = sums[4] + 8 * self.sections[".reseat.checksums"][0]
-        struct.pack_into("<Q", self.data, own, 0)
-        struct.pack_into("<Q", self.data, own, self.checksum(sums[4], sums[5]))
-
-    def write(self):
-        open(self.path, "wb").write(self.data)
 
 
 class Vdso:
@@ -249,3 +190,29 @@ def test_no_room(context):
     image.write()
     result = context.reseat("restore", directory, "--cold", "--allow=lost", status=1)
     assert "not an ELF file" in result.stderr, result
+
+
+def test_processor(context):
+    """What the processor of the image had and ours has not is named, and makes the restore degraded."""
+    directory, image = take(context, start_clock(context, "freely"))
+    features, = struct.unpack_from("<Q", image.data, image.rows(".reseat.machine")[0] + 64)
+    at = image.rows(".reseat.blob").start + features
+    end = image.data.index(0, at)
+    assert image.data[at:at + 7] == b"pni pcl", image.data[at:at + 64]
+    image.data[at:at + 3] = b"pmi"
+    image.data[end - 4:end] = b"xyzz"
+    image.seal_section(".reseat.blob")
+    image.write()
+    result = context.reseat("restore", directory, "--cold", "--slot", "0=/dev/null", "--slot", "1=/dev/null", status=3)
+    assert "lacks what the old one had: pmi " in result.stderr and "xyzz;" in result.stderr, result
+    assert "pclmulqdq" not in result.stderr, result
+    restore(context, directory, "--cold")
+
+
+def test_no_record(context):
+    """An image of before there was a record of the machine."""
+    directory, image = take(context, start_clock(context, "freely"))
+    image.remove_rows(".reseat.machine")
+    image.write()
+    _, ours = restore(context, directory, "--cold")
+    expect_right(ours)

@@ -49,31 +49,6 @@ static int check_mappings(const struct snapshot *snapshot, struct obstacles *obs
     return r < 0 ? error_errno(ret_error, r, "looking at the memory map") : 0;
 }
 
-/* ---- processor ---- */
-
-static int check_processor(const struct snapshot *snapshot, struct reseat_error **ret_error)
-{
-    for (size_t i = 0; i < snapshot->threads_count; i++) {
-        const struct snapshot_thread *thread = &snapshot->threads[i];
-        const char *missing =
-            arch_missing_xstate(snapshot->blobs + thread->xstate_offset, thread->xstate_length);
-        if (missing)
-            return error_set(ret_error, -ENOTSUP,
-                             "thread %u has extended state that the processor of this machine has not: %s",
-                             thread->tid, missing);
-        size_t length = arch_xstate_length();
-        bool is_foreign =
-            !boot_id_is_current(snapshot->process.boot_id) && length && thread->xstate_length != length;
-        if (is_foreign)
-            return error_set(
-                ret_error, -ENOTSUP,
-                "the extended state of thread %u was laid out by another sort of processor (%" PRIu64
-                " bytes, %zu here)",
-                thread->tid, thread->xstate_length, length);
-    }
-    return 0;
-}
-
 /* ---- place ---- */
 
 /* Namespaces have no name: after the next boot nobody can tell. The PID namespace is judged by the numbers.
@@ -146,9 +121,9 @@ int cold_check(const struct cold_plan *plan, struct obstacles *obstacles, struct
             snapshot->process.pid);
     int r = process_check_privileges(snapshot, ret_error);
     if (r == 0)
-        r = check_processor(snapshot, ret_error);
+        r = cold_check_processor(snapshot, obstacles, ret_error);
     if (r == 0)
-        r = cold_check_vdso(plan, ret_error);
+        r = cold_check_vdso(plan, obstacles, ret_error);
     if (r == 0)
         r = check_mappings(snapshot, obstacles, ret_error);
     if (r < 0)

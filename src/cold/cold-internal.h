@@ -109,10 +109,17 @@ int cold_place_vdso(const struct cold_building *building, const struct cold_plac
                     struct reseat_error **ret_error);
 
 /* Whether the vDSO of the snapshot is this kernel's, or can be bridged to that. */
-int cold_check_vdso(const struct cold_plan *plan, struct reseat_error **ret_error);
+int cold_check_vdso(const struct cold_plan *plan, struct obstacles *obstacles,
+                    struct reseat_error **ret_error);
 /* Memory of the snapshot as far as it is in the image; what is not is zero. */
 int cold_read_memory(const struct cold_plan *plan, uint64_t address, uint64_t length, void *data,
                      struct reseat_error **ret_error);
+
+/* ---- processor.c ---- */
+
+/* What the processor lacks, and whether the extended state of the threads can be had here. */
+int cold_check_processor(const struct snapshot *snapshot, struct obstacles *obstacles,
+                         struct reseat_error **ret_error);
 
 /* ---- vdso_bridge.c ---- */
 

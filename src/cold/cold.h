@@ -63,6 +63,9 @@ struct cold_plan {
  * knows, in ours. */
 void cold_renumber(struct snapshot *snapshot);
 
+/* Gives the threads the extended state that they have in the form of this processor. After cold_check(). */
+int cold_adapt_processor(struct snapshot *snapshot, struct reseat_error **ret_error);
+
 /* What would not come back from this image here; without the capability space. Fails (-EPERM, -ENOTSUP, …)
  * where nothing can be allowed: privileges that we do not have, a processor without what the threads use,
  * memory that nobody can map. */

@@ -83,7 +83,8 @@ static int build_bridge(const struct vdso_pair *pair, uint64_t address, struct r
                             address, ret_error);
 }
 
-int cold_check_vdso(const struct cold_plan *plan, struct reseat_error **ret_error)
+int cold_check_vdso(const struct cold_plan *plan, struct obstacles *obstacles,
+                    struct reseat_error **ret_error)
 {
     _cleanup_(vdso_pair_end) struct vdso_pair pair = {0};
     const struct snapshot *snapshot = plan->snapshot;
@@ -96,7 +97,13 @@ int cold_check_vdso(const struct cold_plan *plan, struct reseat_error **ret_erro
                              "thread %u stood in the vDSO (code of the kernel that programs call) of another "
                              "kernel, and can only go on under that one",
                              snapshot->threads[i].tid);
-    return build_bridge(&pair, 0, ret_error);
+    r = build_bridge(&pair, 0, ret_error);
+    if (r < 0)
+        return r;
+    const char *release = snapshot->machines_count ? snapshot->machines[0].kernel_release : "";
+    return obstacles_add(obstacles, SEVERITY_NOTE, -1,
+                         "it ran under another kernel%s%s, whose vDSO leads to that of this one now",
+                         *release ? ", Linux " : "", release);
 }
 
 /* Takes the place of the old data and the old code: the first is not to be looked at. */

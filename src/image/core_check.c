@@ -407,7 +407,7 @@ int core_check_snapshot(const struct snapshot *snapshot, struct reseat_error **r
         check_timers,       check_regions,      check_owners,        check_locks,
         check_positions,    check_interests,    check_reopens,       core_check_vmas,
         core_check_extents, core_check_objects, core_check_states,   core_check_credentials,
-        core_check_actions, core_check_filters, core_check_contents,
+        core_check_actions, core_check_filters, core_check_contents, core_check_machines,
     };
     int r = check_process(&snapshot->process, ret_error);
     if (r < 0)

@@ -5,7 +5,10 @@
 
 #include <limits.h>
 #include <inttypes.h>
+#include <string.h>
 
+#define SECTION_MACHINES    ".reseat.machine"
+#define FEATURES_MAX        4096
 #define SECTION_STATES      ".reseat.state"
 #define SECTION_CREDENTIALS ".reseat.credential"
 #define SECTION_ACTIONS     ".reseat.action"
@@ -102,4 +105,18 @@ int core_check_filters(const struct snapshot *snapshot, struct reseat_error **re
             return r;
     }
     return 0;
+}
+
+/* Where components of the extended state stand is judged when one is looked at: there has to be room. */
+int core_check_machines(const struct snapshot *snapshot, struct reseat_error **ret_error)
+{
+    const struct snapshot_machine *machine = snapshot->machines;
+    if (snapshot->machines_count > 1)
+        return core_bad_row(ret_error, SECTION_MACHINES, 1, "an image is of one machine");
+    if (!machine)
+        return 0;
+    if (!memchr(machine->kernel_release, '\0', sizeof machine->kernel_release))
+        return core_bad_row(ret_error, SECTION_MACHINES, 0, "the release of the kernel has no end");
+    return core_check_text(snapshot, SECTION_MACHINES, 0, "features", machine->features_offset, FEATURES_MAX,
+                           ret_error);
 }

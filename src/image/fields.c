@@ -378,6 +378,15 @@ static const struct field credentials_fields[] = {
     {0},
 };
 
+static const struct field machines_fields[] = {
+    FIELD(snapshot_machine, kernel_release, FIELD_TEXT, 0, NULL),
+    FIELD(snapshot_machine, features_offset, FIELD_NAME, 0, NULL),
+    FIELD(snapshot_machine, xstate_components, FIELD_ADDRESS, 0, NULL),
+    FIELDS(snapshot_machine, xstate_offsets, FIELD_UNSIGNED, uint32_t),
+    FIELDS(snapshot_machine, xstate_lengths, FIELD_UNSIGNED, uint32_t),
+    {0},
+};
+
 /* ---- tables ---- */
 
 static const void *process_rows(const struct snapshot *snapshot, size_t *ret_count)
@@ -422,6 +431,7 @@ const struct field_table field_tables[] = {
     {"filters", ".reseat.filter", filters_fields, sizeof(struct snapshot_filter), filters_rows},
     {"credentials", ".reseat.credential", credentials_fields, sizeof(struct snapshot_thread_credentials),
      credentials_rows},
+    {"machines", ".reseat.machine", machines_fields, sizeof(struct snapshot_machine), machines_rows},
     {"blobs", ".reseat.blob", blobs_fields, 1, blobs_rows},
     {0},
 };

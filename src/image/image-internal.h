@@ -162,6 +162,7 @@ int core_check_contents(const struct snapshot *snapshot, struct reseat_error **r
 /* core_check_state.c */
 int core_check_states(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_actions(const struct snapshot *snapshot, struct reseat_error **ret_error);
+int core_check_machines(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_filters(const struct snapshot *snapshot, struct reseat_error **ret_error);
 int core_check_credentials(const struct snapshot *snapshot, struct reseat_error **ret_error);
 

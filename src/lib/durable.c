@@ -172,6 +172,8 @@ int durable_describe(struct target *twin, struct durable_contents *contents, str
 {
     int r = twin_describe(twin, snapshot, ret_error);
     if (r == 0)
+        r = process_describe_machine(snapshot, ret_error);
+    if (r == 0)
         r = process_capture_map(twin->pid, snapshot, ret_error);
     return r == 0 ? capture_mapped(twin->pid, contents, snapshot, ret_error) : r;
 }

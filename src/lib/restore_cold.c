@@ -465,6 +465,8 @@ int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_opt
     restore.plan.wait_ns = options->wait_ns;
     r = judge(&restore, ret_error);
     if (r == 0)
+        r = cold_adapt_processor(&restore.snapshot, ret_error);
+    if (r == 0)
         r = make_objects(&restore, ret_error);
     return r == 0 ? make_process(&restore, result, ret_error) : r;
 }

@@ -50,6 +50,14 @@ int process_survey(pid_t pid, enum snapshot_form form, struct snapshot *snapshot
 /* Only the treatment of regions, of any live process. */
 int process_survey_regions(pid_t pid, struct snapshot *snapshot, struct reseat_error **ret_error);
 
+/* ---- machine.c ---- */
+
+/* The machine that this is, for an image. */
+int process_describe_machine(struct snapshot *snapshot, struct reseat_error **ret_error);
+/* What the processor of the image's machine had and ours has not, with spaces between. NULL: out of memory.
+ */
+char *process_missing_features(const struct snapshot *snapshot);
+
 /* ---- map.c: the memory map, for a durable image ---- */
 
 /* Fills `vmas`: every mapping of process `pid` (the stopped target, or its twin at leisure), ascending,

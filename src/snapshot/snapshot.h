@@ -353,6 +353,14 @@ struct snapshot_filter {
 };
 
 /* Every table of a snapshot: X(type, plural name, section). */
+/* The machine that an image was made on. */
+struct snapshot_machine {
+    char kernel_release[64];
+    uint64_t features_offset;   /* in blobs: what the processor has that programs use, with spaces between */
+    uint64_t xstate_components; /* of the extended state of threads, a bit each */
+    uint32_t xstate_offsets[32], xstate_lengths[32]; /* where each stands in it */
+};
+
 #define SNAPSHOT_TABLES(X)                                                                                   \
     X(struct snapshot_thread, threads, ".reseat.thread")                                                     \
     X(struct snapshot_signal, signals, ".reseat.signal")                                                     \
@@ -372,6 +380,7 @@ struct snapshot_filter {
     X(struct snapshot_state, states, ".reseat.state")                                                        \
     X(struct snapshot_filter, filters, ".reseat.filter")                                                     \
     X(struct snapshot_thread_credentials, credentials, ".reseat.credential")                                 \
+    X(struct snapshot_machine, machines, ".reseat.machine")                                                  \
     X(uint8_t, blobs, ".reseat.blob")
 
 struct snapshot {

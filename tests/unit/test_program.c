@@ -241,10 +241,12 @@ static void knows_the_extended_state(void **state)
     struct iovec vector = {xstate, sizeof xstate};
     assert_int_equal(ptrace(PTRACE_GETREGSET, pid, arch_xstate_note, &vector), 0);
     assert_int_equal(vector.iov_len, arch_xstate_length());
-    assert_null(arch_missing_xstate(xstate, vector.iov_len));
+    struct arch_xstate_layout layout;
+    arch_xstate_layout(&layout);
+    assert_null(arch_missing_xstate(xstate, vector.iov_len, &layout));
     uint64_t in_use = UINT64_C(1) << 18 | UINT64_C(1) << 40; /* one that no processor has yet */
     memcpy(xstate + 512, &in_use, sizeof in_use);
-    assert_non_null(arch_missing_xstate(xstate, vector.iov_len));
+    assert_non_null(arch_missing_xstate(xstate, vector.iov_len, &layout));
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
 }

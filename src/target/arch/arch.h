@@ -64,10 +64,25 @@ size_t arch_frame_xstate(uint8_t *room, const void *xstate, size_t length);
 /* Where the frame begins, relative to the last argument of the rt_sigreturn call in a program. */
 #define ARCH_FRAME_IN_ARGUMENT 5
 
-/* Names what extended state (as ptrace gives it) is in use that this processor has not; NULL: nothing. */
-const char *arch_missing_xstate(const void *xstate, size_t length);
-/* How long the extended state is on this machine as ptrace gives and takes it; 0: not known. Two machines
- * with the same components may still lay them out differently. */
+/* Names the sets of instructions that the processor has and programs use, with spaces between. */
+#define ARCH_FEATURES_BYTES 2048
+void arch_features(char text[ARCH_FEATURES_BYTES]);
+
+/* Where the components of the extended state stand, as ptrace gives it: processors differ in that. */
+#define ARCH_XSTATE_COMPONENTS      32
+#define ARCH_XSTATE_FEATURES_OFFSET 464 /* where ptrace says which there are */
+struct arch_xstate_layout {
+    uint64_t components; /* that are there: a bit each */
+    uint32_t offsets[ARCH_XSTATE_COMPONENTS], lengths[ARCH_XSTATE_COMPONENTS]; /* of those above the second */
+};
+void arch_xstate_layout(struct arch_xstate_layout *ret_layout);
+/* Names what extended state of that layout is in use that this processor has not; NULL: nothing. */
+const char *arch_missing_xstate(const void *xstate, size_t length, const struct arch_xstate_layout *layout);
+/* Extended state of that layout in ours, what this processor has not left out; false: that is not possible.
+ */
+bool arch_xstate_convert(const uint8_t *xstate, size_t length, const struct arch_xstate_layout *layout,
+                         uint8_t *result, size_t result_length);
+/* How long the extended state is on this machine as ptrace gives and takes it; 0: not known. */
 size_t arch_xstate_length(void);
 
 /* Code for the place of a function that the program calls: a jump to another address, or what does the same

@@ -4,7 +4,6 @@
 
 #include <asm/prctl.h>
 #include <asm/sigcontext.h>
-#include <cpuid.h>
 #include <elf.h>
 #include <errno.h>
 #include <string.h>
@@ -38,6 +37,7 @@ struct kernel_ucontext {
 
 const size_t arch_regs_bytes = sizeof(struct user_regs_struct);
 const unsigned arch_xstate_note = NT_X86_XSTATE;
+_Static_assert(offsetof(struct _fpstate_64, sw_reserved) == ARCH_XSTATE_FEATURES_OFFSET, "another frame");
 _Static_assert(sizeof(struct user_regs_struct) <= ARCH_REGS_WORDS * 8, "registers do not fit");
 
 static struct user_regs_struct *user(uint64_t *regs)
@@ -273,7 +273,7 @@ size_t arch_frame_xstate(uint8_t *room, const void *xstate, size_t length)
     memcpy(room, xstate, length);
     struct _fpstate_64 *fp = (struct _fpstate_64 *)room;
     uint64_t features; /* ptrace leaves XCR0 where a frame has struct _fpx_sw_bytes */
-    memcpy(&features, (const uint8_t *)xstate + offsetof(struct _fpstate_64, sw_reserved), sizeof features);
+    memcpy(&features, (const uint8_t *)xstate + ARCH_XSTATE_FEATURES_OFFSET, sizeof features);
     fp->sw_reserved = (struct _fpx_sw_bytes){
         .magic1 = FP_XSTATE_MAGIC1,
         .extended_size = (uint32_t)length + FP_XSTATE_MAGIC2_SIZE,
@@ -283,43 +283,4 @@ size_t arch_frame_xstate(uint8_t *room, const void *xstate, size_t length)
     uint32_t magic = FP_XSTATE_MAGIC2;
     memcpy(room + length, &magic, sizeof magic);
     return length + sizeof magic;
-}
-
-/* ---- what a processor has ---- */
-
-#define XSTATE_IN_USE_OFFSET 512 /* XSTATE_BV */
-#define XSTATE_BYTES_MIN     576
-
-static uint64_t read_xcr0(void)
-{
-    uint32_t low, high;
-    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return (uint64_t)high << 32 | low;
-}
-
-const char *arch_missing_xstate(const void *xstate, size_t length)
-{
-    static const struct {
-        uint64_t bits;
-        const char *name;
-    } known[] = {
-        {1 << 2, "AVX"},  {3 << 3, "MPX"}, {7 << 5, "AVX-512"}, {1 << 9, "PKU"}, {1 << 11, "shadow stacks"},
-        {3 << 17, "AMX"},
-    };
-    uint64_t in_use;
-    if (length < XSTATE_BYTES_MIN)
-        return NULL; /* a processor without XSAVE */
-    memcpy(&in_use, (const uint8_t *)xstate + XSTATE_IN_USE_OFFSET, sizeof in_use);
-    uint64_t missing = in_use & ~read_xcr0();
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (missing & known[i].bits)
-            return known[i].name;
-    return missing ? "a component of no name" : NULL;
-}
-
-size_t arch_xstate_length(void)
-{
-    /* CPUID leaf 0xd: EBX is the size of the standard form for the components that are on in XCR0. */
-    unsigned a, b, c, d;
-    return __get_cpuid_count(0xd, 0, &a, &b, &c, &d) ? b : 0;
 }
