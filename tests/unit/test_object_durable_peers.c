@@ -1,5 +1,5 @@
-/* The durable half of the object room: what unix sockets tell of their peers (SO_PEERCRED). See
- * test_object_durable.c. */
+/* The durable half of the object room: what unix sockets tell of their peers (SO_PEERCRED), and peers that
+ * have gone before they were accepted. See test_object_durable.c. */
 #include "test_object_durable.h"
 
 #include <sched.h>
@@ -99,10 +99,47 @@ static void test_peers(void **state)
     expect_recreated(set_up_peers, look_at_peers);
 }
 
+/* ---- gone before they were accepted ---- */
+
+static void set_up_gone(void)
+{
+    make_listener();
+    connect_it();
+    MUST(write(23, "lost", 4));
+    close(23);
+    connect_it();
+}
+
+static void look_at_gone(void)
+{
+    char byte;
+    int first = MUST(accept(22, NULL, NULL)), second = MUST(accept(22, NULL, NULL));
+    EXPECT(read(first, &byte, 1) == 0);
+    MUST(write(23, "c", 1));
+    EXPECT(read(second, &byte, 1) == 1 && byte == 'c');
+}
+
+static void test_gone(void **state)
+{
+    (void)state;
+    _cleanup_(snapshot_free) struct snapshot snapshot = {0};
+    _cleanup_(object_set_end) struct object_set set = {0};
+    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    _cleanup_error_ struct reseat_error *error = NULL;
+    struct object_options options = {.allows_degraded = true};
+    capture_subject(set_up_gone, &snapshot);
+    assert_int_equal(object_judge_cold(&snapshot, NULL, &verdicts, &error), 0);
+    assert_int_equal(fate_of(&verdicts, 22), OBJECT_DEGRADED);
+    if (object_recreate(&snapshot, &options, &set, &error) < 0)
+        fail_with_error("recreate", error);
+    run_look(&snapshot, &set, look_at_gone);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_peers),
+        cmocka_unit_test(test_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

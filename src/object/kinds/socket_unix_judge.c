@@ -130,12 +130,20 @@ static int say(enum object_fate fate, enum object_fate *ret_fate, char **ret_sen
 static int judge_listening(const struct object_view *view, const struct unix_parts *parts,
                            enum object_fate *ret_fate, char **ret_sentence)
 {
-    size_t outside = 0;
-    for (size_t i = 0; i < parts->state.waiting_count; i++)
-        outside += unix_find_inode(view->snapshot, waiting_at(view, parts, i)) == 0;
-    if (outside == 0)
+    size_t outside = 0, ended = 0;
+    for (size_t i = 0; i < parts->state.waiting_count; i++) {
+        uint64_t inode = waiting_at(view, parts, i);
+        ended += inode == 0;
+        outside += inode && unix_find_inode(view->snapshot, inode) == 0;
+    }
+    if (outside == 0 && ended == 0)
         return 0;
     *ret_fate = OBJECT_DEGRADED;
+    if (outside == 0)
+        return describe_as(ret_sentence,
+                           "%zu of %u connections that wait to be accepted have been closed on the other "
+                           "side already: what was sent through them is lost",
+                           ended, parts->state.waiting_count);
     return describe_as(ret_sentence,
                        "%zu of %u connections that wait to be accepted come from outside the "
                        "checkpoint: they are closed",

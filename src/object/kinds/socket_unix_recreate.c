@@ -344,6 +344,22 @@ static int fill_queue(struct object_making *making, const struct object_view *vi
     return 0;
 }
 
+/* One that waits to be accepted: a socket inside, or one whose other side is closed already. */
+static int connect_one(struct object_making *making, const struct object_view *listener, uint64_t inode,
+                       const struct sockaddr_un *address, socklen_t length)
+{
+    object_id_t client = unix_find_inode(listener->snapshot, inode);
+    struct deputy_principal connecting = principal_of(making, NULL);
+    _cleanup_close_ int ended = -EBADF;
+    if (client && making->states[client] == MAKING_MADE)
+        return deputy_connect(&making->deputy, &connecting, making->set->caps[client], address, length);
+    if (inode)
+        return 0;
+    ended = new_socket(listener);
+    int r = ended < 0 ? ended : making_set_flags(ended, O_NONBLOCK);
+    return r < 0 ? r : deputy_connect(&making->deputy, &connecting, ended, address, length);
+}
+
 /* Those who wait to be accepted, the first first. */
 static int connect_waiting(struct object_making *making, const struct object_view *view,
                            struct reseat_error **ret_error)
@@ -352,15 +368,10 @@ static int connect_waiting(struct object_making *making, const struct object_vie
     struct sockaddr_un address;
     _cleanup_close_ int place = -EBADF;
     socklen_t length = unix_reachable_address(view, making->set->caps[view_id(view)], &place, &address);
-    struct deputy_principal connecting = principal_of(making, NULL);
     for (size_t i = 0; i < parts.state.waiting_count; i++) {
         uint64_t inode;
         memcpy(&inode, view->state + parts.waiting + i * sizeof inode, sizeof inode);
-        object_id_t client = unix_find_inode(view->snapshot, inode);
-        int r =
-            client && making->states[client] == MAKING_MADE
-                ? deputy_connect(&making->deputy, &connecting, making->set->caps[client], &address, length)
-                : 0;
+        int r = connect_one(making, view, inode, &address, length);
         if (r < 0)
             return error_errno(ret_error, r, "connecting who waits to be accepted");
     }
