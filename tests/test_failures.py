@@ -114,6 +114,30 @@ def test_twin_was_killed(context):
     assert not os.path.exists(directory)
 
 
+def test_terminal_is_gone(context):
+    """A session leader's terminal is closed while its twin sleeps: it can be had back without one, if that is allowed."""
+    ours, theirs = os.openpty()
+    leader = context.start(["python3", "-c", """
+import fcntl, os, signal, sys, termios, time
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+print("ready", flush=True)
+while True:
+    time.sleep(0.01)
+    open(sys.argv[1], "w").write(open("/proc/self/stat").read().rsplit(")")[1].split()[4])
+""", context.path("tty")], stdin=theirs)
+    os.close(theirs)
+    leader.expect("ready\n")
+    directory = context.new_name("checkpoint")
+    context.reseat("checkpoint", leader.pid, "--live", "-o", directory)
+    os.close(ours)
+    refused = context.reseat("restore", directory, status=3)
+    assert "controlling terminal" in refused.stderr, refused
+    context.reseat("restore", directory, "--allow=degraded")
+    context.until(lambda: open(context.path("tty")).read() == "0", "the process to be without a terminal")
+
+
 def test_pid_is_taken(context):
     program = start(context, ECHO)
     directory = context.new_name("checkpoint")

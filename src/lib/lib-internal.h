@@ -38,6 +38,9 @@ struct target;
 int slots_apply(struct target *process, const struct reseat_slot *slots, size_t count,
                 struct reseat_error **ret_error);
 
+/* restore.c: has a session leader come back without its controlling terminal, and says so. */
+int lose_terminal(struct snapshot_process *process, struct obstacles *obstacles);
+
 /* restore.c: lets a process go that has been put back, with the terminal, and notes it in the result.
  * `free_ns`: when its number was free. */
 void let_go_restored(struct target *process, const struct reseat_restore_options *options,

@@ -212,6 +212,32 @@ static int fill_group(struct seed *seed, struct target *twin, const struct snaps
     return r < 0 ? r : process_move_members(twin->pid, seed->process->pid, twin->pid, ret_error);
 }
 
+int lose_terminal(struct snapshot_process *process, struct obstacles *obstacles)
+{
+    char path[32] = "";
+    process_terminal_path(process->tty, path, sizeof path);
+    process->tty = 0;
+    return obstacles_add(
+        obstacles, SEVERITY_DEGRADED, -1,
+        "its controlling terminal %s is not there, or another session's: it comes back without one", path);
+}
+
+/* A window is closed when the process in it has ended. */
+static int check_terminal(const struct target *twin, struct snapshot *snapshot,
+                          const struct reseat_restore_options *options, struct reseat_error **ret_error)
+{
+    struct snapshot_process *process = &snapshot->process;
+    _cleanup_(obstacles_free) struct obstacles obstacles = {0};
+    char root[32];
+    snprintf(root, sizeof root, "/proc/%d/root", twin->pid);
+    if (!(process->flags & SNAPSHOT_LEADS_SESSION) || !process->tty ||
+        process_terminal_is_free(process->tty, root))
+        return 0;
+    if (lose_terminal(process, &obstacles) < 0)
+        return error_errno(ret_error, -ENOMEM, "looking for the controlling terminal");
+    return judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
+}
+
 /* Everything up to the point of no return. A failure kills the half-made process; the twin goes back to
  * sleep. */
 static int prepare(struct target *twin, struct snapshot *snapshot,
@@ -225,6 +251,8 @@ static int prepare(struct target *twin, struct snapshot *snapshot,
         r = check_slots(twin, snapshot, options, ret_error);
     if (r == 0)
         r = choose_table(snapshot, options, &own_table, ret_error);
+    if (r == 0)
+        r = check_terminal(twin, snapshot, options, ret_error);
     if (r == 0)
         r = free_group(twin, snapshot, &moved, ret_error);
     if (r == 0)

@@ -232,29 +232,13 @@ static int judge_terminal(struct cold_restore *restore, struct obstacles *obstac
     struct snapshot_process *process = &restore->snapshot.process;
     char path[32];
     bool is_there = process->tty && process_terminal_path(process->tty, path, sizeof path);
-    _cleanup_free_ int *pids = NULL;
-    size_t count = 0;
     if (!(process->flags & SNAPSHOT_LEADS_SESSION) || !is_there)
         return 0;
     bool is_master;
     for (size_t j = 0; j < restore->snapshot.objects_count; j++)
         if (is_terminal(&restore->snapshot, &restore->snapshot.objects[j], path, &is_master))
             return 0; /* it has it, or its master, at a selector: judged there */
-    _cleanup_close_ int proc_fd = open("/proc", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    _cleanup_close_ int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-    bool is_taken = fd < 0;
-    if (proc_fd >= 0 && proc_list_numbers(proc_fd, "", &pids, &count) < 0)
-        count = 0;
-    for (size_t i = 0; i < count && !is_taken; i++) {
-        struct proc_stat stat;
-        is_taken = proc_stat_of(pids[i], &stat) == 0 && (uint32_t)stat.tty == process->tty;
-    }
-    if (!is_taken)
-        return 0;
-    process->tty = 0;
-    return obstacles_add(
-        obstacles, SEVERITY_DEGRADED, -1,
-        "its controlling terminal %s is not there, or another session's: it comes back without one", path);
+    return process_terminal_is_free(process->tty, "") ? 0 : lose_terminal(process, obstacles);
 }
 
 /* Those that could only be made once the process was there. */

@@ -196,6 +196,9 @@ int process_take_terminal(struct seed *seed, const struct snapshot_process *proc
                           struct reseat_error **ret_error);
 /* The path that a terminal of this device number usually has; false: none. */
 bool process_terminal_path(uint32_t device, char *path, size_t size);
+/* Whether a session leader could take it: it can be opened at its path below `root`, and no session has it.
+ */
+bool process_terminal_is_free(uint32_t device, const char *root);
 /* How many living members process group `group` has, but one. */
 int process_count_members(pid_t group, pid_t except, size_t *ret_count, struct reseat_error **ret_error);
 /* Moves all living members of process group `from`, but one, into the group of `to`. */

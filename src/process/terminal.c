@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
@@ -29,6 +30,29 @@ bool process_terminal_path(uint32_t device, char *path, size_t size)
         snprintf(path, size, "/dev/ttyS%u", minor_number - 64);
     else
         return false;
+    return true;
+}
+
+bool process_terminal_is_free(uint32_t device, const char *root)
+{
+    char name[32], path[96];
+    if (!process_terminal_path(device, name, sizeof name))
+        return true; /* nobody would try */
+    snprintf(path, sizeof path, "%s%s", root, name);
+    _cleanup_free_ int *pids = NULL;
+    size_t count = 0;
+    struct stat found;
+    _cleanup_close_ int proc_fd = open("/proc", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    _cleanup_close_ int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &found) < 0 || found.st_rdev != device)
+        return false;
+    if (proc_fd >= 0 && proc_list_numbers(proc_fd, "", &pids, &count) < 0)
+        count = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct proc_stat stat;
+        if (proc_stat_of(pids[i], &stat) == 0 && (uint32_t)stat.tty == device)
+            return false;
+    }
     return true;
 }
 
