@@ -51,8 +51,8 @@ struct image_draft {
     bool is_durable;      /* has been written with memory, and synced */
 };
 
-/* Makes the temporary directory (mode 0700) beside the final place, and removes those that were left of earlier
- * attempts. -EEXIST: `dir` is there already. */
+/* Makes the temporary directory (mode 0700) beside the final place, and removes those that were left of
+ * earlier attempts. -EEXIST: `dir` is there already. */
 int image_draft_begin(const char *dir, struct image_draft *ret_draft, struct reseat_error **ret_error);
 /* Writes PID.core (mode 0600) into a draft, without memory. -EBADMSG: the snapshot is not one that
  * image_read() would accept, so nothing is written. Not synced to the disk: what it describes, the twin, does
@@ -72,8 +72,8 @@ int image_stream_write(int fd, struct snapshot *snapshot, const struct image_sou
 int image_draft_publish(struct image_draft *draft, struct reseat_error **ret_error);
 /* Removes a draft that was not published, and frees; cleanup function. */
 void image_draft_end(struct image_draft *draft);
-/* Removes our drafts in a directory whose makers were killed; those for a directory called `name` only, unless it
- * is NULL. What cannot be removed stays, without a word. */
+/* Removes our drafts in a directory whose makers were killed; those for a directory called `name` only,
+ * unless it is NULL. What cannot be removed stays, without a word. */
 void image_remove_left_drafts(int parent_fd, const char *name);
 
 /* Reads the snapshot of a directory. -ENOENT: no such directory, or no checkpoint in it; -EBADMSG: damaged,
