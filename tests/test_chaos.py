@@ -33,6 +33,8 @@ SYS_KCMP, KCMP_VM = 312, 1
 RUNNING, PARKED = "running", "parked"
 CHECKPOINT, LEAVE = ["checkpoint", "--live"], ["checkpoint", "--live", "--leave-running"]
 DURABLE, DURABLE_LEAVE = ["checkpoint"], ["checkpoint", "--leave-running"]
+HELD = ["restore", "--cold"]  # from the image, with the objects that the twin holds
+LONG_VERBS = (DURABLE, DURABLE_LEAVE, HELD)
 
 
 # What the target is, and how it is started.
@@ -351,8 +353,9 @@ class Chaos:
 
     def park(self, verb=None):
         self.reseat(*self.line(verb or CHECKPOINT))
-        self.context.until(lambda: process_state(self.program.pid) is None or verb == LEAVE, "the target to be gone")
-        if verb == LEAVE:
+        leaves = verb in (LEAVE, DURABLE_LEAVE)
+        self.context.until(lambda: process_state(self.program.pid) is None or leaves, "the target to be gone")
+        if leaves:
             self.program.kill()
             self.context.until(lambda: process_state(self.program.pid) is None, "the target to be gone")
         self.state = PARKED
@@ -428,7 +431,9 @@ class Chaos:
         if verb[0] in ("restore", "drop", "verify") and (self.state == RUNNING or not self.directory):
             self.clear_up()
             # `drop` of a parked target would be its end.
-            self.park(self.random.choice([CHECKPOINT, LEAVE]) if verb[0] == "restore" else None)
+            with_image = verb == HELD
+            self.park(self.random.choice([DURABLE, DURABLE_LEAVE] if with_image else [CHECKPOINT, LEAVE])
+                      if verb[0] == "restore" else None)
             if verb[0] != "restore":
                 self.reseat("restore", "--keep", self.directory)
                 self.state = RUNNING
@@ -457,9 +462,9 @@ class Chaos:
 
 
 def sweep(chaos, verb, options, number=signal.SIGKILL):
-    """Strikes at call 1, 2, … until the verb ends before. A durable checkpoint makes hundreds of calls that are all
-    alike: of those a few are left out, others each time."""
-    stride = 1 if ROUNDS or verb not in (DURABLE, DURABLE_LEAVE) else 4
+    """Strikes at call 1, 2, … until the verb ends before. What has to do with an image makes hundreds of calls that are
+    all alike: of those a few are left out, others each time."""
+    stride = 1 if ROUNDS or verb not in LONG_VERBS else 4
 
     def one(at):
         said = chaos.round(verb, [*options, "--at", at], number)
@@ -474,7 +479,7 @@ def sweep(chaos, verb, options, number=signal.SIGKILL):
 
 
 VERBS = {"checkpoint": CHECKPOINT, "leave-running": LEAVE, "restore": ["restore"], "keep": ["restore", "--keep"],
-         "durable": DURABLE, "durable-leave-running": DURABLE_LEAVE}
+         "durable": DURABLE, "durable-leave-running": DURABLE_LEAVE, "held": HELD}
 
 
 @timeout(400)

@@ -521,7 +521,8 @@ def test_plan_of_an_image(context):
     context.reseat("drop", directory)
     image = context.reseat("plan", directory, "--json").json
     assert not image["live"]["possible"] and image["cold"]["possible"], image
-    for plan in before, both, image:
+    assert {row["cold"]["fate"] for row in both["capabilities"]} == {"kept"}  # the twin gives them
+    for plan in before, image:
         assert [(row["selector"], row["kind"], row["cold"]["fate"]) for row in plan["capabilities"]] == [
             (0, "file", "recreated"), (1, "device", "recreated"), (2, "device", "recreated")], plan
     os.rename(context.path("data"), context.path("elsewhere"))

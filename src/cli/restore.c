@@ -27,7 +27,8 @@ static const struct cli_option options[] = {
      "null: /dev/null;\nclose: nothing. keep: refuse unless it is the same object;\nfail: refuse if it would "
      "come back degraded or lost"},
     {OPTION_KEEP, "keep", NULL, "keep a twin, for another restore"},
-    {OPTION_COLD, "cold", NULL, "from the image alone, even if the twin lives"},
+    {OPTION_COLD, "cold", NULL,
+     "make the process anew from the image, even if the twin lives:\nof that only the objects are taken"},
     {OPTION_NEW_NAMESPACE, "new-namespace", NULL,
      "from the image, in a new PID namespace, where the old PID is\nfree; needs no privilege"},
     {OPTION_NEW_PID, "new-pid", NULL, "restore under a fresh PID"},
@@ -128,8 +129,11 @@ static void print_text(const struct reseat_restore_result *result)
 {
     char duration[32];
     if (result->from_image) {
-        printf("restored %d from its image in %s, %u slots\n", result->pid,
+        printf("restored %d from its image in %s, %u slots", result->pid,
                format_duration(result->restore_ns, duration, sizeof duration), result->slots);
+        if (result->same) /* a twin still lived */
+            printf(", %u of them hold the same object", result->same);
+        printf("\n");
         return;
     }
     printf("restored %d in %s, %u of %u slots hold the same object\n", result->pid,
@@ -224,7 +228,11 @@ const struct cli_verb verb_restore = {
         "--keep is\n"
         "given. Where there is no twin any more, or with --cold, the process is made anew from the image "
         "in DIR,\n"
-        "which stays; with - instead of DIR, from what `reseat checkpoint -o -` writes, read from "
+        "which stays. With --cold a twin that still lives gives the objects that it holds, and is used up; "
+        "to "
+        "make\n"
+        "all anew, `drop` it first. With - instead of DIR, from what `reseat checkpoint -o -` writes, read "
+        "from "
         "standard input.\n"
         "If it fails, the checkpoint is as good as before.\n"
         "\n"

@@ -99,6 +99,9 @@ void cold_settle_segments(struct cold_plan *plan, bool failed);
 
 /* ---- files.c ---- */
 
+/* Whether mapping `index` is of shared memory that the holder still has: it is taken as it is. */
+bool cold_is_held(const struct cold_plan *plan, size_t index);
+
 /* Whether the working directory comes back. */
 int cold_check_directory(const struct snapshot *snapshot, struct obstacles *obstacles);
 

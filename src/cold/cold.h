@@ -44,13 +44,14 @@ struct cold_plan {
     size_t slot_count;
     const struct cold_object *objects;
     size_t object_count;
+    pid_t holder; /* a process that still has the memory map of the snapshot (its twin); 0: none */
     bool new_pid;
     bool is_child;      /* it stays our child, in our session */
     bool new_namespace; /* in a new PID namespace with an init of its own, where every number is free */
     uint64_t wait_ns;   /* how long to wait for the number to become free */
 
     /* Filled by cold_open(). */
-    int *vma_fds; /* of each mapping: the file that it is of, or -1 */
+    int *vma_fds; /* of each mapping: the file, or the holder's shared memory, that it is of, or -1 */
     int exe_fd, directory_fd, root_fd;
 
     int *segments; /* of System V shared memory, made for it by cold_seed() */

@@ -27,7 +27,8 @@ static bool is_not_needed(const struct cold_plan *plan, size_t *position,
                           const struct snapshot_extent *extent)
 {
     const struct snapshot_vma *vma = mapping_of(plan->snapshot, position, extent->address);
-    return cold_is_special(vma) || (vma->kind == SNAPSHOT_VMA_SYSV && cold_has_segment(plan->snapshot, vma));
+    return cold_is_special(vma) || cold_is_held(plan, *position) ||
+           (vma->kind == SNAPSHOT_VMA_SYSV && cold_has_segment(plan->snapshot, vma));
 }
 
 static bool reads_itself(const struct cold_plan *plan, const struct snapshot_extent *extent)

@@ -3,11 +3,15 @@
  * device and inode. The process maps them by descriptors that it has inherited from us.
  *
  * A shared mapping of a file is the file, as it is now: Reseat does not copy files. A private one of a file
- * that has changed would be another program. */
+ * that has changed would be another program.
+ *
+ * What a twin that still lives has (the holder) is to be had even if its path leads nowhere any more, and
+ * shared memory that never had one: through /proc/PID/map_files, cwd and exe (proc(5)). */
 #include "cold/cold-internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -42,6 +46,24 @@ static int open_file(const char *path, int flags)
     return fd < 0 ? -errno : fd;
 }
 
+/* A magic link below /proc/PID of the holder. */
+static int open_held(const struct cold_plan *plan, const char *name, int flags)
+{
+    char path[96];
+    if (!plan->holder)
+        return -ENOENT;
+    snprintf(path, sizeof path, "/proc/%d/%s", plan->holder, name);
+    return open_file(path, flags);
+}
+
+/* What it has mapped where the mapping was, opened to be mapped in the same way. */
+static int open_held_mapping(const struct cold_plan *plan, const struct snapshot_vma *vma, int flags)
+{
+    char name[64];
+    snprintf(name, sizeof name, "map_files/%" PRIx64 "-%" PRIx64, vma->start, vma->end);
+    return open_held(plan, name, flags);
+}
+
 /* ---- mapped files ---- */
 
 static bool is_of_file(const struct snapshot_vma *vma)
@@ -72,14 +94,36 @@ static bool find_opened(const struct cold_plan *plan, size_t index, int *ret_fd)
     return false;
 }
 
+static struct identity identity_of(const struct snapshot_vma *vma)
+{
+    return (struct identity){vma->inode, vma->file_size, vma->modified_ns, vma->device_major,
+                             vma->device_minor};
+}
+
+static bool is_as_it_was(const struct snapshot_vma *vma, int fd, bool same_boot)
+{
+    struct stat now;
+    const struct identity before = identity_of(vma);
+    return fd >= 0 && fstat(fd, &now) == 0 && !find_change(&now, &before, same_boot);
+}
+
+/* Removed or replaced since, but the holder still has it. */
+static void use_held(const struct cold_plan *plan, const struct snapshot_vma *vma, bool same_boot, int *fd)
+{
+    _cleanup_close_ int held = open_held_mapping(plan, vma, access_of(vma));
+    if (!is_as_it_was(vma, held, same_boot))
+        return;
+    base_close(fd);
+    *fd = TAKE_FD(held);
+}
+
 static int judge_mapped(const struct snapshot_vma *vma, const char *path, int fd, bool same_boot,
                         struct obstacles *obstacles)
 {
     struct stat now;
     if (fstat(fd, &now) < 0)
         return -errno;
-    const struct identity before = {vma->inode, vma->file_size, vma->modified_ns, vma->device_major,
-                                    vma->device_minor};
+    const struct identity before = identity_of(vma);
     const char *change = find_change(&now, &before, same_boot);
     if (!change)
         return 0;
@@ -102,6 +146,8 @@ static int open_mapped(struct cold_plan *plan, size_t index, bool same_boot, str
     if (!is_of_file(vma) || find_opened(plan, index, &plan->vma_fds[index]))
         return 0;
     int fd = open_file(path, access_of(vma));
+    if (!is_as_it_was(vma, fd, same_boot))
+        use_held(plan, vma, same_boot, &fd);
     if (fd < 0)
         return error_errno(
             ret_error, fd,
@@ -111,6 +157,35 @@ static int open_mapped(struct cold_plan *plan, size_t index, bool same_boot, str
     plan->vma_fds[index] = fd;
     int r = judge_mapped(vma, path, fd, same_boot, obstacles);
     return r < 0 ? error_errno(ret_error, r, "looking at %s", path) : 0;
+}
+
+/* ---- shared memory ---- */
+
+static bool is_shared(const struct snapshot_vma *vma)
+{
+    return vma->kind == SNAPSHOT_VMA_SHARED;
+}
+
+bool cold_is_held(const struct cold_plan *plan, size_t index)
+{
+    return is_shared(&plan->snapshot->vmas[index]) && plan->vma_fds && plan->vma_fds[index] >= 0;
+}
+
+/* All of it, or none: what is one object for the process must be one object again. */
+static void open_shared(struct cold_plan *plan)
+{
+    const struct snapshot *snapshot = plan->snapshot;
+    bool is_whole = plan->holder;
+    for (size_t i = 0; is_whole && i < snapshot->vmas_count; i++)
+        if (is_shared(&snapshot->vmas[i])) {
+            plan->vma_fds[i] = open_held_mapping(plan, &snapshot->vmas[i], O_RDWR);
+            is_whole = plan->vma_fds[i] >= 0;
+        }
+    for (size_t i = 0; !is_whole && i < snapshot->vmas_count; i++)
+        if (is_shared(&snapshot->vmas[i])) {
+            base_close(&plan->vma_fds[i]);
+            plan->vma_fds[i] = -1;
+        }
 }
 
 /* ---- program and directories ---- */
@@ -138,7 +213,9 @@ static int open_program(struct cold_plan *plan, bool same_boot, struct obstacles
         return obstacles_add(obstacles, SEVERITY_NOTE, -1,
                              "/proc/%u/exe will be reseat, not %s: to set it takes CAP_CHECKPOINT_RESTORE",
                              plan->snapshot->process.pid, path);
-    int fd = state->flags & SNAPSHOT_STATE_REMOVED_EXE ? -ENOENT : open_file(path, O_RDONLY);
+    int fd = open_held(plan, "exe", O_RDONLY);
+    if (fd < 0 && !(state->flags & SNAPSHOT_STATE_REMOVED_EXE))
+        fd = open_file(path, O_RDONLY);
     if (fd < 0 || fstat(fd, &now) < 0 || find_change(&now, &before, same_boot)) {
         base_close(&fd);
         return obstacles_add(obstacles, SEVERITY_NOTE, -1,
@@ -191,30 +268,37 @@ int cold_check_directory(const struct snapshot *snapshot, struct obstacles *obst
         cold_text(snapshot, state->directory_offset));
 }
 
+/* By its path (NULL: it has none any more), or else the holder's. */
+static int open_directory(const struct cold_plan *plan, const char *path, const char *held)
+{
+    int fd = path ? open_file(path, O_PATH | O_DIRECTORY) : -ENOENT;
+    int of_holder = fd < 0 ? open_held(plan, held, O_PATH | O_DIRECTORY) : -ENOENT;
+    return of_holder >= 0 ? of_holder : fd;
+}
+
 static int open_directories(struct cold_plan *plan, struct obstacles *obstacles,
                             struct reseat_error **ret_error)
 {
     const struct snapshot_state *state = &plan->snapshot->states[0];
     const char *path = cold_text(plan->snapshot, state->directory_offset);
     const char *root = cold_text(plan->snapshot, state->root_offset);
+    bool is_removed = state->flags & SNAPSHOT_STATE_REMOVED_DIRECTORY;
     if (state->flags & SNAPSHOT_STATE_OTHER_ROOT) {
-        plan->root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        plan->root_fd = open_directory(plan, root, "root");
         if (plan->root_fd < 0)
-            return error_errno(ret_error, -errno, "opening %s, the root directory of process %u", root,
+            return error_errno(ret_error, plan->root_fd, "opening %s, the root directory of process %u", root,
                                plan->snapshot->process.pid);
     }
-    if (state->flags & SNAPSHOT_STATE_REMOVED_DIRECTORY) {
-        plan->directory_fd = open_removed(state, path);
-        if (plan->directory_fd < 0)
-            return error_errno(ret_error, plan->directory_fd, "making a working directory in place of %s",
-                               path);
-        return cold_check_directory(plan->snapshot, obstacles);
-    }
-    plan->directory_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    plan->directory_fd = open_directory(plan, is_removed ? NULL : path, "cwd");
+    if (plan->directory_fd >= 0)
+        return 0;
+    if (!is_removed)
+        return error_errno(ret_error, plan->directory_fd, "opening %s, the working directory of process %u",
+                           path, plan->snapshot->process.pid);
+    plan->directory_fd = open_removed(state, path);
     if (plan->directory_fd < 0)
-        return error_errno(ret_error, -errno, "opening %s, the working directory of process %u", path,
-                           plan->snapshot->process.pid);
-    return 0;
+        return error_errno(ret_error, plan->directory_fd, "making a working directory in place of %s", path);
+    return cold_check_directory(plan->snapshot, obstacles);
 }
 
 int cold_open(struct cold_plan *plan, struct obstacles *obstacles, struct reseat_error **ret_error)
@@ -227,6 +311,7 @@ int cold_open(struct cold_plan *plan, struct obstacles *obstacles, struct reseat
     for (size_t i = 0; i < snapshot->vmas_count; i++)
         plan->vma_fds[i] = -1;
     int r = 0;
+    open_shared(plan);
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++)
         r = open_mapped(plan, i, same_boot, obstacles, ret_error);
     if (r == 0)

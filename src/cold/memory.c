@@ -328,7 +328,7 @@ static int map_all(struct cold_building *building, struct reseat_error **ret_err
     int r = program_batch_begin(&building->batch, building->process, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
         const struct snapshot_vma *vma = &snapshot->vmas[i];
-        bool is_filled = has_content(building, vma) &&
+        bool is_filled = has_content(building, vma) && !cold_is_held(building->plan, i) &&
                          !(vma->kind == SNAPSHOT_VMA_SYSV && cold_has_segment(snapshot, vma));
         /* Guards are as what is around them, so that it all becomes one mapping. */
         building->is_filled[i] =
@@ -340,7 +340,8 @@ static int map_all(struct cold_building *building, struct reseat_error **ret_err
             continue;
         if (vma->kind == SNAPSHOT_VMA_SYSV && cold_has_segment(snapshot, vma))
             add_segment(building, vma);
-        else if (vma->kind == SNAPSHOT_VMA_SHARED || vma->kind == SNAPSHOT_VMA_SYSV ||
+        else if ((vma->kind == SNAPSHOT_VMA_SHARED && !cold_is_held(building->plan, i)) ||
+                 vma->kind == SNAPSHOT_VMA_SYSV ||
                  (vma->kind == SNAPSHOT_VMA_OBJECT && mapped_fd(building, i) < 0 &&
                   (vma->flags & SNAPSHOT_VMA_MAP_SHARED)))
             r = add_shared(building, i, ret_error);

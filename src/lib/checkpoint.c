@@ -146,7 +146,7 @@ static int look(struct checkpoint *checkpoint, const char *dir, struct reseat_er
         checkpoint->snapshot.process.flags |= SNAPSHOT_THREADS_DIFFER;
     checkpoint->lets_go_early =
         checkpoint->leaves_running && !(checkpoint->is_durable && durable_shares_memory(pid));
-    if (checkpoint->leaves_running || object_has_locks(pid))
+    if (checkpoint->leaves_running || checkpoint->is_durable || object_has_locks(pid))
         r = object_find_shared(pid, &checkpoint->shared, ret_error);
     return r;
 }

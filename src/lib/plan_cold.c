@@ -3,6 +3,7 @@
  * or of an image that is there; cold_check() and cold_open() say what else is in the way of that here and
  * now.
  */
+#include "given.h"
 #include "plan-internal.h"
 
 #include "cold/cold.h"
@@ -26,13 +27,15 @@ static const char *reason_of(const struct reseat_plan_row *row, const char *sent
     return strncmp(sentence, prefix, (size_t)length) == 0 ? sentence + length : sentence;
 }
 
-/* `snapshot`: with objects and capabilities, of the process or of its image. */
-static int add_cold(struct plan *plan, const struct snapshot *snapshot, bool is_running,
+/* `snapshot`: with objects and capabilities, of the process (which is running) or of its image; `given`: by
+ * the twin of that. */
+static int add_cold(struct plan *plan, const struct snapshot *snapshot, struct given *given, bool is_running,
                     struct reseat_error **ret_error)
 {
     struct object_options options = {.is_running = is_running};
     static const enum reseat_fate fates[] = {RESEAT_KEPT, RESEAT_RECREATED, RESEAT_DEGRADED, RESEAT_LOST};
     _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
+    given_set_options(given, &options);
     int r = object_judge_cold(snapshot, &options, &verdicts, ret_error);
     if (r < 0)
         return r;
@@ -44,9 +47,13 @@ static int add_cold(struct plan *plan, const struct snapshot *snapshot, bool is_
         if (!row)
             continue;
         row->cold.fate = fates[verdict->fate];
+        if (verdict->fate == OBJECT_KEPT)
+            row->cold.why = "The twin still lives: it is taken from there";
         if (verdict->sentence)
             r = plan_worsen(plan, &row->cold, fates[verdict->fate], reason_of(row, verdict->sentence));
     }
+    for (size_t i = 0; r == 0 && i < given->obstacles.count; i++)
+        r = plan_add_obstacle(plan, &given->obstacles.items[i], RESEAT_COLD_RESTORE);
     return r < 0 ? error_errno(ret_error, r, "planning for process %d", plan->public.pid) : 0;
 }
 
@@ -71,8 +78,9 @@ int plan_cold_process(struct plan *plan, struct reseat_error **ret_error)
     int r = native_pd_open(plan->public.pid, &pd, ret_error);
     if (r == 0)
         r = object_capture_outline(pd, false, &snapshot, ret_error);
+    struct given nothing = {0};
     if (r == 0)
-        r = add_cold(plan, &snapshot, true, ret_error);
+        r = add_cold(plan, &snapshot, &nothing, true, ret_error);
     if (r < 0)
         return r;
     r = add_foresight(plan);
@@ -114,13 +122,14 @@ static void add_no_cold(struct plan *plan, const char *why)
 
 /* What is in the way here and now, besides the capability space: files that have changed, privileges that we
  * lack. Opens files and nothing else. */
-static int add_place(struct plan *plan, struct image *image)
+static int add_place(struct plan *plan, struct image *image, const struct given *given)
 {
     _cleanup_error_ struct reseat_error *error = NULL;
     _cleanup_(obstacles_free) struct obstacles obstacles = {0};
     _cleanup_(cold_close) struct cold_plan place = COLD_PLAN_NONE;
     struct filling filling = {.image = image};
     place.snapshot = image_snapshot(image);
+    place.holder = given->pd ? native_pd_id(given->pd) : 0;
     place.memory = (struct cold_memory){image_file(image), filling_read, &filling, NULL};
     int r = cold_check(&place, &obstacles, &error);
     if (r == 0)
@@ -138,14 +147,20 @@ int plan_cold_checkpoint(struct plan *plan, struct image *image, struct reseat_e
     const struct snapshot *snapshot = image_snapshot(image);
     bool has_image = image_has_memory(image),
          is_trusted = image_owner(image) == 0 || image_owner(image) == geteuid();
+    _cleanup_(given_end) struct given given = {0};
     int r = plan->public.rows ? 0 : add_rows_of_image(plan, snapshot);
     if (!has_image)
         add_no_cold(plan, "The checkpoint was taken with --live: it has no image, everything is in its twin");
     else if (!is_trusted) /* nothing that it names is opened with our rights */
         add_no_cold(plan, "The image belongs to another user: only that user may make a process of it");
-    else if (r == 0)
-        r = add_place(plan, image);
     if (r < 0)
         return error_errno(ret_error, r, "planning for process %d", plan->public.pid);
-    return has_image && is_trusted ? add_cold(plan, snapshot, false, ret_error) : 0;
+    if (!has_image || !is_trusted)
+        return 0;
+    r = given_find(snapshot, &given, ret_error);
+    if (r < 0)
+        return r;
+    r = add_place(plan, image, &given);
+    return r < 0 ? error_errno(ret_error, r, "planning for process %d", plan->public.pid)
+                 : add_cold(plan, snapshot, &given, false, ret_error);
 }

@@ -236,9 +236,9 @@ RESEAT_API int reseat_checkpoint_stream(pid_t pid, int fd, const struct reseat_c
 /* ---- restore ---- */
 
 enum reseat_restore_flags {
-    RESEAT_KEEP = 1 << 0,          /* keep a copy twin for another restore */
-    RESEAT_NEW_PID = 1 << 1,       /* under a fresh PID */
-    RESEAT_COLD = 1 << 2,          /* from the image, even if there is a twin */
+    RESEAT_KEEP = 1 << 0,    /* keep a copy twin for another restore */
+    RESEAT_NEW_PID = 1 << 1, /* under a fresh PID */
+    RESEAT_COLD = 1 << 2,    /* from the image, even if there is a twin: of that only the objects are taken */
     RESEAT_NEW_NAMESPACE = 1 << 4, /* from the image: in a new PID namespace (and user namespace, for an
                                       ordinary user), where the old numbers are free; implies RESEAT_COLD */
     RESEAT_CHILD =
@@ -280,7 +280,7 @@ struct reseat_restore_result {
     uint64_t restore_ns;  /* from the PID being free to the process running */
     unsigned slots, same; /* of `slots` selectors `same` hold the same object as before */
     int pidfd;            /* of the restored process; the caller closes it */
-    int from_image;       /* not from a twin: the objects are new ones */
+    int from_image; /* not from a twin: objects are new ones, but for `same` if a twin still held them */
 };
 
 RESEAT_API int reseat_restore(const char *dir, const struct reseat_restore_options *options,

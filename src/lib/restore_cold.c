@@ -1,43 +1,28 @@
-/* A restore from the image alone: everything that can be refused is refused before any process exists; then
- * the objects are made here, the process is made with them, and from there on it is put back like one that a
- * twin has cloned. */
-#include "lib-internal.h"
+/* A restore from an image: everything that can be refused is refused before any process exists; then the
+ * objects are made here, or taken from the twin of the checkpoint if that still lives, the process is made
+ * with them, and from there on it is put back like one that a twin has cloned.
+ *
+ * The twin is in our hands from the beginning to the end, and is used up by the point of no return: the
+ * process kills it by itself. If anything fails before, it sleeps on with all that it had. */
+#include "restore_cold.h"
 
-#include "cold/cold.h"
 #include "image/image.h"
-#include "native_pd/linux.h"
-#include "native_pd/native_pd.h"
-#include "object/object.h"
 #include "twin/twin.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-
-struct cold_restore {
-    const char *dir;
-    const struct reseat_restore_options *options;
-    struct image *image;
-    struct snapshot snapshot; /* a copy: the numbers in it become those of this place */
-    struct filling filling;
-    struct object_set objects;
-    object_id_t *unwanted; /* objects at whose selectors there will be something else */
-    size_t unwanted_count;
-    struct cold_slot *slots;
-    size_t slot_count;
-    struct cold_object *mapped;
-    size_t mapped_count;
-    int null_fd;
-    struct cold_plan plan;
-};
 
 static void cold_restore_end(struct cold_restore *restore)
 {
     cold_close(&restore->plan);
     object_set_end(&restore->objects);
+    given_end(&restore->given);
+    if (restore->gave_up_locks && restore->twin.thread_count)
+        target_abandon_thread(&restore->twin, &restore->twin.threads[0]);
+    target_release(&restore->twin);
+    free(restore->is_kept);
     free(restore->unwanted);
     free(restore->slots);
     free(restore->mapped);
@@ -61,130 +46,7 @@ static int check_owner(const struct cold_restore *restore, struct reseat_error *
         restore->dir, owner);
 }
 
-static const struct reseat_slot *wish_of(const struct cold_restore *restore, uint32_t selector)
-{
-    return slots_find(restore->options->slots, restore->options->slot_count, selector);
-}
-
-static bool is_used(void *userdata, unsigned selector)
-{
-    const struct cold_restore *restore = userdata;
-    for (size_t i = 0; i < restore->snapshot.capabilities_count; i++)
-        if (restore->snapshot.capabilities[i].selector == selector)
-            return true;
-    return false;
-}
-
-/* ---- the capability space ---- */
-
-/* An object is unwanted if every selector that holds it is given something else, and no mapping is of it. */
-static int find_unwanted(struct cold_restore *restore)
-{
-    const struct snapshot *snapshot = &restore->snapshot;
-    for (size_t i = 0; i < snapshot->objects_count; i++) {
-        object_id_t id = snapshot->objects[i].id;
-        bool is_held = false, is_wanted = false;
-        for (size_t j = 0; j < snapshot->capabilities_count; j++) {
-            const struct snapshot_capability *row = &snapshot->capabilities[j];
-            is_held |= row->object == id;
-            is_wanted |= row->object == id && !slot_is_replaced(wish_of(restore, row->selector));
-        }
-        for (size_t j = 0; j < snapshot->vmas_count; j++)
-            is_wanted |= snapshot->vmas[j].kind == SNAPSHOT_VMA_OBJECT && snapshot->vmas[j].object == id;
-        object_id_t *one = NULL;
-        if (is_held && !is_wanted && !(one = array_append(restore->unwanted, restore->unwanted_count)))
-            return -ENOMEM;
-        if (one)
-            *one = id;
-    }
-    return 0;
-}
-
-static struct object_options object_options(struct cold_restore *restore)
-{
-    return (struct object_options){
-        .unwanted = restore->unwanted,
-        .unwanted_count = restore->unwanted_count,
-        .allows_degraded = restore->options->allow >= RESEAT_ALLOW_DEGRADED,
-        .allows_lost = restore->options->allow >= RESEAT_ALLOW_LOST,
-        .wait_ns = restore->options->wait_ns,
-        .read_content = filling_read_content,
-        .userdata = &restore->filling,
-    };
-}
-
-static int judge_capabilities(struct cold_restore *restore, struct obstacles *obstacles,
-                              struct reseat_error **ret_error)
-{
-    _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
-    struct object_options options = object_options(restore);
-    int r = object_judge_cold(&restore->snapshot, &options, &verdicts, ret_error);
-    for (size_t i = 0; r == 0 && i < verdicts.count; i++) {
-        const struct object_verdict *verdict = &verdicts.items[i];
-        if (verdict->fate >= OBJECT_DEGRADED && verdict->sentence)
-            r = obstacles_add(obstacles, verdict->fate == OBJECT_LOST ? SEVERITY_LOST : SEVERITY_DEGRADED,
-                              (int)verdict->selector, "%s", verdict->sentence);
-        if (r == 0 && verdict->fate != OBJECT_KEPT)
-            r = slots_check_kept(restore->options->slots, restore->options->slot_count, verdict->selector,
-                                 "it is made anew from the image", ret_error);
-    }
-    return r;
-}
-
-static int add_slot(struct cold_restore *restore, uint32_t selector, uint32_t flags, int fd)
-{
-    struct cold_slot *slot = array_append(restore->slots, restore->slot_count);
-    if (!slot)
-        return -ENOMEM;
-    *slot = (struct cold_slot){selector, flags, fd};
-    return 0;
-}
-
-static native_cap_t cap_of(const struct cold_restore *restore, uint32_t object)
-{
-    return object < restore->objects.count ? restore->objects.caps[object] : NATIVE_CAP_INVALID;
-}
-
-/* Something that is wished for at a selector; 0 also if nothing is to be there. */
-static int add_wish(struct cold_restore *restore, const struct reseat_slot *wish, uint32_t flags)
-{
-    if (wish->policy == RESEAT_SLOT_CLOSE)
-        return 0;
-    if (wish->policy == RESEAT_SLOT_PUT)
-        return add_slot(restore, wish->selector, flags, wish->fd);
-    if (restore->null_fd < 0)
-        restore->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    return restore->null_fd < 0 ? -errno : add_slot(restore, wish->selector, flags, restore->null_fd);
-}
-
-static int gather_slots(struct cold_restore *restore)
-{
-    const struct snapshot *snapshot = &restore->snapshot;
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < snapshot->capabilities_count; i++) {
-        const struct snapshot_capability *row = &snapshot->capabilities[i];
-        const struct reseat_slot *wish = wish_of(restore, row->selector);
-        native_cap_t cap = cap_of(restore, row->object);
-        if (slot_is_replaced(wish))
-            r = add_wish(restore, wish, row->flags);
-        else if (cap != NATIVE_CAP_INVALID && !snapshot_is_reopened(snapshot, row->selector))
-            r = add_slot(restore, row->selector, row->flags, (int)cap);
-    }
-    for (size_t i = 0; r == 0 && i < restore->options->slot_count; i++)
-        if (!is_used(restore, restore->options->slots[i].selector))
-            r = add_wish(restore, &restore->options->slots[i], 0);
-    for (size_t i = 0; r == 0 && i < snapshot->vmas_count; i++) {
-        const struct snapshot_vma *vma = &snapshot->vmas[i];
-        native_cap_t cap = cap_of(restore, vma->object);
-        if (vma->kind != SNAPSHOT_VMA_OBJECT || !vma->object || cap == NATIVE_CAP_INVALID)
-            continue;
-        struct cold_object *object = array_append(restore->mapped, restore->mapped_count);
-        if (!object)
-            return -ENOMEM;
-        *object = (struct cold_object){vma->object, (int)cap};
-    }
-    return r;
-}
+/* ---- the terminal ---- */
 
 /* Whether an object is the terminal of this path, or the master of it. */
 static bool is_terminal(const struct snapshot *snapshot, const struct snapshot_object *object,
@@ -207,8 +69,8 @@ static void find_terminal(const struct cold_restore *restore, struct seed *seed)
         return;
     for (size_t i = 0; i < snapshot->capabilities_count && !seed->terminal_slot; i++) {
         const struct snapshot_capability *row = &snapshot->capabilities[i];
-        native_cap_t cap = cap_of(restore, row->object);
-        if (cap == NATIVE_CAP_INVALID || slot_is_replaced(wish_of(restore, row->selector)) ||
+        native_cap_t cap = space_cap(restore, row->object);
+        if (cap == NATIVE_CAP_INVALID || slot_is_replaced(space_wish(restore, row->selector)) ||
             !isatty((int)cap))
             continue;
         bool is_master;
@@ -241,169 +103,113 @@ static int judge_terminal(struct cold_restore *restore, struct obstacles *obstac
     return process_terminal_is_free(process->tty, "") ? 0 : lose_terminal(process, obstacles);
 }
 
-/* Those that could only be made once the process was there. */
-static int install_late(struct cold_restore *restore, struct target *process, struct reseat_error **ret_error)
-{
-    const struct snapshot *snapshot = &restore->snapshot;
-    bool *was_there = calloc(restore->objects.count + 1, sizeof *was_there);
-    _cleanup_free_ void *room = was_there;
-    if (!was_there)
-        return error_errno(ret_error, -ENOMEM, "making the last objects");
-    for (size_t i = 0; i < restore->objects.count; i++)
-        was_there[i] = restore->objects.caps[i] != NATIVE_CAP_INVALID;
-    int r = object_recreate_late(&restore->objects, snapshot, process->pid, ret_error);
-    for (size_t i = 0; r == 0 && i < snapshot->capabilities_count; i++) {
-        const struct snapshot_capability *row = &snapshot->capabilities[i];
-        native_cap_t cap = cap_of(restore, row->object);
-        if (cap != NATIVE_CAP_INVALID && !was_there[row->object] &&
-            !snapshot_is_reopened(snapshot, row->selector) &&
-            !slot_is_replaced(wish_of(restore, row->selector)))
-            r = native_pd_install_stopped(process,
-                                          &(struct native_slot){.selector = row->selector,
-                                                                .cap = cap,
-                                                                .flags = row->flags & FD_CLOEXEC
-                                                                             ? NATIVE_CLOSE_ON_EXEC
-                                                                             : 0},
-                                          1, ret_error);
-    }
-    return r;
-}
-
-/* Whether there is an object of a kind that locks are put back on. */
-static bool may_have_locks(const struct cold_restore *restore, size_t index, native_cap_t cap)
-{
-    const struct snapshot *snapshot = &restore->snapshot;
-    const struct snapshot_capability *row = &snapshot->capabilities[index];
-    uint32_t type = snapshot->objects[row->object - 1].mode & S_IFMT;
-    return cap != NATIVE_CAP_INVALID && (type == S_IFREG || type == S_IFDIR) &&
-           !slot_is_replaced(wish_of(restore, row->selector));
-}
-
-/* Taken again by the process itself. Who is told that a lease is broken is told a selector as well: that of
- * whoever has taken it last (fcntl(2)). And of a flock the kernel shows who has taken it (/proc/locks), which
- * only who has not got it can become: so it is let go for a moment. */
-static int take_locks(struct cold_restore *restore, struct target *process, struct reseat_error **ret_error)
-{
-    const struct snapshot *snapshot = &restore->snapshot;
-    _cleanup_(program_batch_end) struct program_batch batch = {0};
-    int r = program_batch_begin(&batch, process, ret_error);
-    for (size_t i = 0; r == 0 && i < snapshot->capabilities_count; i++) {
-        const struct snapshot_capability *row = &snapshot->capabilities[i];
-        native_cap_t cap = cap_of(restore, row->object);
-        if (!may_have_locks(restore, i, cap))
-            continue;
-        struct object_own_locks locks = object_find_own_locks(cap);
-        if (locks.lease != F_UNLCK)
-            program_call(&batch.program, NULL, SYS_fcntl, row->selector, F_SETLEASE, (uint64_t)locks.lease);
-        if (locks.flock != F_UNLCK) {
-            program_call(&batch.program, NULL, SYS_flock, row->selector, LOCK_UN);
-            program_call(&batch.program, "taking a flock again (somebody else has taken it meanwhile)",
-                         SYS_flock, row->selector,
-                         LOCK_NB | (uint64_t)(locks.flock == F_WRLCK ? LOCK_EX : LOCK_SH));
-        }
-        r = program_batch_room(&batch, 0, ret_error);
-    }
-    return r == 0 ? program_batch_run(&batch, ret_error) : r;
-}
-
 /* ---- the course of it ---- */
 
 static int judge(struct cold_restore *restore, struct reseat_error **ret_error)
 {
     const struct reseat_restore_options *options = restore->options;
     _cleanup_(obstacles_free) struct obstacles obstacles = {0};
-    int r = slots_check(options->slots, options->slot_count, is_used, restore, ret_error);
+    int r = slots_check(options->slots, options->slot_count, space_is_used, restore, ret_error);
     if (r == 0)
         r = cold_check(&restore->plan, &obstacles, ret_error);
     if (r == 0)
         r = cold_open(&restore->plan, &obstacles, ret_error);
     if (r == 0 && judge_terminal(restore, &obstacles) < 0)
         r = error_errno(ret_error, -ENOMEM, "looking for the controlling terminal");
-    if (r == 0 && find_unwanted(restore) < 0)
-        r = error_errno(ret_error, -ENOMEM, "planning the restore");
     if (r == 0)
-        r = judge_capabilities(restore, &obstacles, ret_error);
+        r = space_judge(restore, &obstacles, ret_error);
     if (r < 0)
         return r;
     slots_judge(options->slots, options->slot_count, &obstacles);
     return judge_obstacles(&obstacles, options->allow, options->note, options->userdata, ret_error);
 }
 
-/* A removed working directory that the process has at a selector, too, is to be the same one. */
-static void use_removed_directory(struct cold_restore *restore)
+/* ---- the twin ---- */
+
+static bool holds_locks(const struct cold_restore *restore)
 {
-    const struct snapshot *snapshot = &restore->snapshot;
-    const char *path = (const char *)snapshot->blobs + snapshot->states[0].directory_offset;
-    for (size_t i = 0;
-         i < snapshot->objects_count && (snapshot->states[0].flags & SNAPSHOT_STATE_REMOVED_DIRECTORY); i++) {
-        const struct snapshot_object *object = &snapshot->objects[i];
-        native_cap_t cap = cap_of(restore, object->id);
-        int fd = cap == NATIVE_CAP_INVALID ||
-                         strcmp((const char *)snapshot->blobs + object->name_offset, path) != 0
-                     ? -1
-                     : fcntl((int)cap, F_DUPFD_CLOEXEC, 0);
-        if (fd < 0)
-            continue;
-        base_close(&restore->plan.directory_fd);
-        restore->plan.directory_fd = fd;
-    }
+    return restore->given.pd && restore->snapshot.process.form == SNAPSHOT_FORM_HEIR &&
+           restore->snapshot.locks_count;
 }
 
-/* What the twin of the same checkpoint holds (addresses, locks) is not free. */
-static int error_making(const struct cold_restore *restore, int r, struct reseat_error **ret_error)
+/* As late as it can be. If anything fails from here on, the process is killed before the twin is let go, and
+ * the twin takes its locks again. */
+static int pass_locks(struct cold_restore *restore, struct target *process, struct reseat_error **ret_error)
 {
-    const struct snapshot *snapshot = &restore->snapshot;
-    if (!snapshot->process.twin || twin_check(snapshot, NULL) < 0)
-        return r;
-    return error_prefix(ret_error, r,
-                        "the twin %u still holds the objects of process %u (restore without --cold, which "
-                        "takes them from it, or drop the twin first)",
-                        snapshot->process.twin, snapshot->process.pid);
+    if (!holds_locks(restore))
+        return 0;
+    restore->gave_up_locks = true;
+    int r = twin_give_up_locks(&restore->twin, &restore->snapshot, ret_error);
+    return r == 0 ? process_take_locks(process, &restore->snapshot, false, ret_error) : r;
 }
 
-static int make_objects(struct cold_restore *restore, struct reseat_error **ret_error)
+static int find_twin(struct cold_restore *restore, struct reseat_error **ret_error)
 {
-    struct object_options options = object_options(restore);
-    int r = object_recreate(&restore->snapshot, &options, &restore->objects, ret_error);
+    const struct snapshot *stored = image_snapshot(restore->image);
+    if (twin_check(stored, NULL) < 0)
+        return 0;
+    int r = twin_open(stored, &restore->twin, ret_error);
+    if (r == 0)
+        r = given_find(stored, &restore->given, ret_error);
     if (r < 0)
-        return error_making(restore, r, ret_error);
-    r = gather_slots(restore);
-    if (r < 0)
-        return error_errno(ret_error, r, "gathering the capabilities of process %u",
-                           restore->snapshot.process.pid);
-    use_removed_directory(restore);
-    restore->plan.slots = restore->slots;
-    restore->plan.slot_count = restore->slot_count;
-    restore->plan.objects = restore->mapped;
-    restore->plan.object_count = restore->mapped_count;
+        return error_prefix(ret_error, r,
+                            "taking the objects of process %u from its twin (drop it to do without)",
+                            stored->process.pid);
+    restore->plan.holder = restore->twin.pid;
     return 0;
+}
+
+/* The process has done it already, unless it lives where it cannot see the twin. */
+static void end_twin(struct cold_restore *restore)
+{
+    pid_t pid = restore->twin.pid;
+    sys_pidfd_send_signal(restore->twin.pidfd, SIGKILL);
+    target_reap(&restore->twin);
+    target_release(&restore->twin);
+    twin_bury(pid);
+}
+
+/* ---- the process ---- */
+
+/* Everything up to the point of no return. */
+static int prepare(struct cold_restore *restore, struct seed *seed, struct target *process,
+                   uint64_t *ret_free_ns, unsigned *ret_same, struct reseat_error **ret_error)
+{
+    struct snapshot *snapshot = &restore->snapshot;
+    int r = cold_seed(&restore->plan, seed, process, ret_free_ns, ret_error);
+    if (r < 0)
+        return r;
+    seed->locks_come_late = holds_locks(restore);
+    if (restore->given.pd && !restore->plan.new_namespace)
+        seed->ns_maker = snapshot->process.twin;
+    r = space_complete(restore, process, ret_error);
+    find_terminal(restore, seed);
+    if (!seed->terminal_slot && !seed->terminal_master && !has_terminal_path(snapshot))
+        snapshot->process.tty = 0; /* it was lost with the capability, which was said */
+    if (r == 0)
+        r = process_rebuild(seed, snapshot, ret_error);
+    if (r == 0)
+        r = object_thaw_connections(&restore->objects, snapshot, ret_error);
+    if (r == 0)
+        r = space_prove(restore, process, ret_same, ret_error);
+    return r == 0 ? pass_locks(restore, process, ret_error) : r;
 }
 
 static int make_process(struct cold_restore *restore, struct reseat_restore_result *result,
                         struct reseat_error **ret_error)
 {
-    const struct reseat_restore_options *options = restore->options;
-    struct snapshot *snapshot = &restore->snapshot;
+    const struct snapshot *snapshot = &restore->snapshot;
     _cleanup_(seed_end) struct seed seed = {0};
     _cleanup_(cold_discard) struct target process = TARGET_NONE;
     uint64_t free_ns = 0;
-    int r = cold_seed(&restore->plan, &seed, &process, &free_ns, ret_error);
-    if (r == 0)
-        r = install_late(restore, &process, ret_error);
-    if (r == 0)
-        r = take_locks(restore, &process, ret_error);
-    find_terminal(restore, &seed);
-    if (!seed.terminal_slot && !seed.terminal_master && !has_terminal_path(snapshot))
-        snapshot->process.tty = 0; /* it was lost with the capability, which was said */
-    if (r == 0)
-        r = process_rebuild(&seed, snapshot, ret_error);
-    if (r == 0)
-        r = object_thaw_connections(&restore->objects, snapshot, ret_error);
+    int r = prepare(restore, &seed, &process, &free_ns, &result->same, ret_error);
     if (r == 0)
         r = process_commit(&seed, snapshot, ret_error);
     if (r < 0)
         return r;
-    let_go_restored(&process, options, &snapshot->process, free_ns, result);
+    let_go_restored(&process, restore->options, &snapshot->process, free_ns, result);
+    if (restore->given.pd)
+        end_twin(restore);
     result->from_image = 1;
     result->slots = (unsigned)snapshot->capabilities_count;
     return 0;
@@ -430,11 +236,14 @@ static int open_image(struct cold_restore *restore, int stream_fd, struct reseat
 int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_options *options,
                  struct reseat_restore_result *result, struct reseat_error **ret_error)
 {
-    _cleanup_(cold_restore_end) struct cold_restore restore = {.dir = dir,
-                                                               .options = options,
-                                                               .filling = {.options = options},
-                                                               .null_fd = -EBADF,
-                                                               .plan = COLD_PLAN_NONE};
+    _cleanup_(cold_restore_end) struct cold_restore restore = {
+        .dir = dir,
+        .options = options,
+        .filling = {.options = options},
+        .twin = TARGET_NONE,
+        .null_fd = -EBADF,
+        .plan = COLD_PLAN_NONE,
+    };
     int r = open_image(&restore, stream_fd, ret_error);
     if (r < 0)
         return r;
@@ -447,10 +256,12 @@ int restore_cold(const char *dir, int stream_fd, const struct reseat_restore_opt
     restore.plan.new_namespace = options->flags & RESEAT_NEW_NAMESPACE;
     restore.plan.is_child = options->flags & RESEAT_CHILD;
     restore.plan.wait_ns = options->wait_ns;
-    r = judge(&restore, ret_error);
+    r = stream_fd < 0 ? find_twin(&restore, ret_error) : 0;
+    if (r == 0)
+        r = judge(&restore, ret_error);
     if (r == 0)
         r = cold_adapt_processor(&restore.snapshot, ret_error);
     if (r == 0)
-        r = make_objects(&restore, ret_error);
+        r = space_make(&restore, ret_error);
     return r == 0 ? make_process(&restore, result, ret_error) : r;
 }

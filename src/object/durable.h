@@ -79,6 +79,8 @@ view_selector(const struct object_view *view); /* the first that holds it, or NA
 /* Every state of a snapshot: -EBADMSG. */
 int object_check(const struct snapshot *snapshot, struct reseat_error **ret_error);
 bool object_is_unwanted(const struct object_options *options, object_id_t object);
+/* Whether it is given, and of use. Its state must have been checked. */
+bool object_is_given(const struct object_options *options, const struct object_view *view);
 /* Whether its state was checked and may be read: it has a kind that can make it, and is not lost. */
 bool view_is_usable(const struct object_view *view);
 /* The next usable object after `after` (0: the first) with the same inode that is made the same way; 0: none.

@@ -1,8 +1,9 @@
 /* What a sleeping twin's capabilities need in the process that is restored from it, although the objects are
  * the same: descriptors on /proc files of the process itself, which speak of a process that is gone, are
- * opened again; and in an epoll set those have to be added again, and a signalfd, because the set listens to
- * the signals of the process that added it. Rests on proc_pid_fd(5), proc_pid_fdinfo(5), fs/eventpoll.c and
- * fs/signalfd.c of the kernel. */
+ * opened again, and watched again; and a signalfd in an epoll set has to be added again, because the set
+ * listens to the signals of the process that added it. So has a pidfd on a process that has ended: if it is
+ * one on the process itself, a restore from an image puts a new one in its place. Rests on proc_pid_fd(5),
+ * proc_pid_fdinfo(5), fs/eventpoll.c and fs/signalfd.c of the kernel. */
 #include "object/object.h"
 #include "snapshot/snapshot.h"
 
@@ -17,15 +18,15 @@ struct fixups {
     pid_t twin;
     int proc_fd;
     struct snapshot *snapshot;
-    int *epolls, *signalfds;
-    size_t epolls_count, signalfds_count;
+    int *epolls, *renewed; /* the latter: to be added to epoll sets again, if it is in any */
+    size_t epolls_count, renewed_count;
 };
 
 static void fixups_end(struct fixups *fixups)
 {
     base_close(&fixups->proc_fd);
     free(fixups->epolls);
-    free(fixups->signalfds);
+    free(fixups->renewed);
 }
 
 static int read_info(struct fixups *fixups, int selector, char **ret_info)
@@ -74,6 +75,22 @@ static int note_reopen(struct fixups *fixups, int selector, const char *path)
     return 0;
 }
 
+static int note_renewed(struct fixups *fixups, int selector)
+{
+    int *place = array_append(fixups->renewed, fixups->renewed_count);
+    if (place)
+        *place = selector;
+    return place ? 0 : -ENOMEM;
+}
+
+static int sort_pidfd(struct fixups *fixups, int selector)
+{
+    _cleanup_free_ char *info = NULL;
+    int r = read_info(fixups, selector, &info);
+    const char *pid = r == 0 ? status_find(info, "Pid") : NULL;
+    return pid && *pid == '-' ? note_renewed(fixups, selector) : r;
+}
+
 static int sort_selector(struct fixups *fixups, int selector, const char *own_prefix)
 {
     char path[32];
@@ -84,25 +101,26 @@ static int sort_selector(struct fixups *fixups, int selector, const char *own_pr
         return r;
     size_t length = strlen(own_prefix);
     if (strncmp(link, own_prefix, length) == 0 &&
-        (link[length] == '/' || link[length] == '\0' || link[length] == ' '))
-        return note_reopen(fixups, selector, link + length);
-    int *place = NULL;
-    if (strcmp(link, "anon_inode:[eventpoll]") == 0)
-        place = array_append(fixups->epolls, fixups->epolls_count);
-    else if (strcmp(link, "anon_inode:[signalfd]") == 0)
-        place = array_append(fixups->signalfds, fixups->signalfds_count);
-    else
+        (link[length] == '/' || link[length] == '\0' || link[length] == ' ')) {
+        r = note_reopen(fixups, selector, link + length);
+        return r == 0 ? note_renewed(fixups, selector) : r;
+    }
+    if (strcmp(link, "anon_inode:[signalfd]") == 0)
+        return note_renewed(fixups, selector);
+    if (strcmp(link, "anon_inode:[pidfd]") == 0 || strncmp(link, "pidfd:", 6) == 0)
+        return sort_pidfd(fixups, selector);
+    if (strcmp(link, "anon_inode:[eventpoll]") != 0)
         return 0;
-    if (!place)
-        return -ENOMEM;
-    *place = selector;
-    return 0;
+    int *place = array_append(fixups->epolls, fixups->epolls_count);
+    if (place)
+        *place = selector;
+    return place ? 0 : -ENOMEM;
 }
 
-static bool is_signalfd(const struct fixups *fixups, int selector)
+static bool is_renewed(const struct fixups *fixups, int selector)
 {
-    for (size_t i = 0; i < fixups->signalfds_count; i++)
-        if (fixups->signalfds[i] == selector)
+    for (size_t i = 0; i < fixups->renewed_count; i++)
+        if (fixups->renewed[i] == selector)
             return true;
     return false;
 }
@@ -141,12 +159,10 @@ static int compare_interests(struct fixups *fixups, const struct snapshot *now)
         /* An heir's sets are as they were: nobody could change them. */
         row->action = snapshot->process.form == SNAPSHOT_FORM_COPY ? SNAPSHOT_INTEREST_REMOVE : 0;
     }
-    for (size_t i = 0; i < snapshot->interests_count; i++) {
-        struct snapshot_interest *row = &snapshot->interests[i];
-        if (row->action != SNAPSHOT_INTEREST_REMOVE &&
-            (is_signalfd(fixups, (int)row->selector) || snapshot_is_reopened(snapshot, row->selector)))
-            row->action = SNAPSHOT_INTEREST_REMOVE | SNAPSHOT_INTEREST_ADD;
-    }
+    for (size_t i = 0; i < snapshot->interests_count; i++)
+        if (snapshot->interests[i].action != SNAPSHOT_INTEREST_REMOVE &&
+            is_renewed(fixups, (int)snapshot->interests[i].selector))
+            snapshot->interests[i].action = SNAPSHOT_INTEREST_REMOVE | SNAPSHOT_INTEREST_ADD;
     return 0;
 }
 
@@ -155,7 +171,7 @@ static int find_interest_fixups(struct fixups *fixups)
     bool is_copy = fixups->snapshot->process.form == SNAPSHOT_FORM_COPY;
     for (size_t i = 0; i < fixups->snapshot->interests_count; i++)
         fixups->snapshot->interests[i].action = 0; /* whatever the file says */
-    if (!is_copy && !fixups->signalfds_count && !fixups->snapshot->reopens_count)
+    if (!is_copy && !fixups->renewed_count)
         return 0;
     _cleanup_(snapshot_free) struct snapshot now = {0};
     for (size_t i = 0; i < fixups->epolls_count; i++) {

@@ -14,12 +14,20 @@ void object_verdicts_free(struct object_verdicts *verdicts)
     *verdicts = (struct object_verdicts){0};
 }
 
-static bool is_given(const struct object_options *options, object_id_t object)
+static int compare_ids(const void *a, const void *b)
 {
-    for (size_t i = 0; options && i < options->given_count; i++)
-        if (options->given[i].object == object)
-            return true;
-    return false;
+    object_id_t x = *(const object_id_t *)a, y = *(const object_id_t *)b;
+    return (x > y) - (x < y);
+}
+
+bool object_is_given(const struct object_options *options, const struct object_view *view)
+{
+    object_id_t id = view_id(view);
+    if (!options || !options->given_count ||
+        !bsearch(&id, options->given, options->given_count, sizeof id, compare_ids))
+        return false;
+    const struct object_durable *durable = view->kind ? view->kind->durable : NULL;
+    return !(durable && durable->needs_process && durable->needs_process(view));
 }
 
 bool object_is_unwanted(const struct object_options *options, object_id_t object)
@@ -73,10 +81,13 @@ static int judge_objects(const struct snapshot *snapshot, const struct object_op
         struct object_view view = view_of(snapshot, id);
         struct object_verdict *verdict = &verdicts[id];
         verdict->object = id;
-        verdict->fate = is_given(options, id) ? OBJECT_KEPT : OBJECT_RECREATED;
-        bool is_gone = view.row->flags & SNAPSHOT_OBJECT_GONE;
-        if (verdict->fate == OBJECT_KEPT || is_gone || object_is_unwanted(options, id))
+        verdict->fate = OBJECT_RECREATED;
+        if ((view.row->flags & SNAPSHOT_OBJECT_GONE) || object_is_unwanted(options, id))
             continue;
+        if (object_is_given(options, &view)) {
+            verdict->fate = OBJECT_KEPT;
+            continue;
+        }
         int r = judge_object(&view, options, &verdict->fate, &verdict->sentence);
         if (r < 0)
             return error_errno(ret_error, r, "judging object %u (%s)", id, view_kind_name(&view));

@@ -207,15 +207,14 @@ enum object_fate {
     OBJECT_LOST,      /* nothing can be put there */
 };
 
-/* A capability that somebody still holds (a twin, core): the object of that id is not made anew. */
-struct object_given {
-    object_id_t object;
-    native_cap_t cap;
-};
-
 struct object_options {
-    const struct object_given *given;
+    /* Objects that somebody still holds (a twin), ascending: they are not made anew, but taken from there.
+     * Those that speak of the process itself (its pidfd, its files in /proc) are made anew all the same. */
+    const object_id_t *given;
     size_t given_count;
+    /* A capability of ours on one of them. */
+    int (*take)(void *userdata, object_id_t object, native_cap_t *ret_cap, struct reseat_error **ret_error);
+    void *take_userdata;
     const object_id_t
         *unwanted; /* something else will be put at all its selectors: neither judged nor made */
     size_t unwanted_count;

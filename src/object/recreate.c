@@ -141,16 +141,21 @@ static int check_allowed(const struct snapshot *snapshot, const struct object_op
 
 static int take_given(struct object_making *making, struct reseat_error **ret_error)
 {
-    for (size_t i = 0; i < making->options->given_count; i++) {
-        const struct object_given *given = &making->options->given[i];
-        int fd = given->object == 0 || given->object >= making->set->count
-                     ? -EINVAL
-                     : fcntl(given->cap, F_DUPFD_CLOEXEC, 0);
-        if (fd < 0)
-            return error_errno(ret_error, fd == -EINVAL ? fd : -errno, "taking over object %u",
-                               given->object);
-        making_put(making, given->object, fd);
-        making->states[given->object] = MAKING_GIVEN;
+    const struct object_options *options = making->options;
+    for (size_t i = 0; i < options->given_count; i++) {
+        object_id_t id = options->given[i];
+        native_cap_t cap;
+        if (id == 0 || id >= making->set->count)
+            return error_set(ret_error, -EINVAL, "there is no object %u to be taken over", id);
+        struct object_view view = view_of(making->snapshot, id);
+        if (object_is_unwanted(options, id) || !object_is_given(options, &view))
+            continue;
+        int r = options->take(options->take_userdata, id, &cap, ret_error);
+        if (r < 0)
+            return error_prefix(ret_error, r, "taking over object %u (%s, %s)", id, view_kind_name(&view),
+                                view_name(&view));
+        making_put(making, id, cap);
+        making->states[id] = MAKING_GIVEN;
     }
     return 0;
 }

@@ -112,16 +112,15 @@ int object_add_interests(int proc_fd, int epoll, struct snapshot *snapshot)
     return r < 0 ? r : object_parse_interests(info, epoll, snapshot);
 }
 
-/* One line of fdinfo: "lock:	1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 0 EOF". */
-static int add_lock(const char *line, const struct snapshot_position *file, pid_t pid,
-                    struct snapshot *snapshot)
+/* One line of fdinfo: "lock:	1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 0 EOF". Those of other tables are
+ * not there; the number is that of whoever took it for this one, and 0 if that has another in this PID
+ * namespace by now. */
+static int add_lock(const char *line, const struct snapshot_position *file, struct snapshot *snapshot)
 {
-    char kind[16], mode[16], access[16], end[24];
-    int owner;
+    char kind[16], access[16], end[24];
     long long start;
-    if (sscanf(line, "lock: %*d: %15s %15s %15s %d %*s %lld %23s", kind, mode, access, &owner, &start, end) !=
-            6 ||
-        strcmp(kind, "POSIX") != 0 || owner != pid)
+    if (sscanf(line, "lock: %*d: %15s %*s %15s %*d %*s %lld %23s", kind, access, &start, end) != 4 ||
+        strcmp(kind, "POSIX") != 0)
         return 0;
     bool writes = strcmp(access, "WRITE") == 0;
     /* The lock belongs to the file, whichever selector it was taken through: one that may take it is found.
@@ -173,7 +172,7 @@ static int capture_locks(pid_t pid, struct snapshot *snapshot, struct reseat_err
         int r = read_info(proc_fd, (int)snapshot->positions[i].selector, &info);
         char *position = info;
         for (char *line; r == 0 && (line = strsep(&position, "\n"));)
-            r = add_lock(line, &snapshot->positions[i], pid, snapshot);
+            r = add_lock(line, &snapshot->positions[i], snapshot);
         if (r < 0)
             return error_errno(ret_error, r, "reading the record locks of process %d", pid);
     }

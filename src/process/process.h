@@ -153,7 +153,9 @@ struct seed {
     bool is_bare; /* made from an image: it has memory and capabilities of the snapshot, and nothing else */
     /* is_bare: 1 + the selector that has its controlling terminal, or the master of that; 0: by its path. */
     uint32_t terminal_slot, terminal_master;
-    bool new_session; /* is_bare: it is to lead a session, whatever it did before */
+    bool new_session;     /* is_bare: it is to lead a session, whatever it did before */
+    bool locks_come_late; /* somebody holds its record locks: process_take_locks() is called afterwards */
+    bool renews_locks;    /* its maker had let go of them once, and has taken them again since, or not */
     bool is_filtered; /* threads must be traced from birth, or their seccomp filter could not be suspended */
 
     uint64_t deadline_ns; /* until when a number that is taken is waited for */
@@ -188,6 +190,18 @@ int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct r
 /* The point of no return: the maker is killed, timers start, the gate opens, every thread goes to where it
  * was. */
 int process_commit(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error);
+
+/* ---- locks.c: record locks, whose owner is a table ---- */
+
+struct snapshot_lock;
+/* Adds a call with a lock of this type (F_UNLCK: let go of). */
+void process_add_lock(struct program *program, const char *what, int command, const struct snapshot_lock *row,
+                      int type);
+/* Takes those of the snapshot. Those that the table of the process holds already (an heir's) stay as they
+ * are; `renews`: unless it was not the process of the snapshot that took them, then they are let go before.
+ */
+int process_take_locks(struct target *process, const struct snapshot *snapshot, bool renews,
+                       struct reseat_error **ret_error);
 
 /* Takes the controlling terminal (session leader) or its foreground (job) for the process of the seed, if the
  * process of the snapshot had it and nobody else has taken it; `former`: a group that may have it meanwhile,

@@ -161,6 +161,9 @@ static int rebuild_family(struct seed *seed, const struct snapshot *snapshot, st
 {
     const struct snapshot_process *process = &snapshot->process;
     _cleanup_(program_end) struct program program = {0};
+    /* With these every program is started from now on; the frame that the last one returns by has no room for
+     * them. */
+    arch_copy_tls(seed->process->threads[0].regs, (const uint64_t *)snapshot->threads[0].regs);
     int r = program_begin(&program, &seed->process->scratch, 2 * FAMILY_CALLS, 0, ret_error);
     if (r < 0)
         return r;
@@ -231,16 +234,6 @@ static void add_position(struct program_batch *batch, const struct snapshot_posi
     program_call(program, NULL, SYS_fcntl, row->selector, F_SETFL, row->status_flags);
 }
 
-static void add_lock(struct program_batch *batch, const struct snapshot_lock *row)
-{
-    struct flock lock = {.l_type = (short)row->type,
-                         .l_whence = SEEK_SET,
-                         .l_start = row->start,
-                         .l_len = row->length};
-    program_call(&batch->program, "taking a record lock again (somebody else has taken it meanwhile)",
-                 SYS_fcntl, row->selector, F_SETLK, scratch_copy(batch->program.scratch, &lock, sizeof lock));
-}
-
 /* A descriptor on a file of the process under /proc: the old one speaks of a process that is gone. */
 static int rebuild_reopen(struct seed *seed, const struct snapshot *snapshot,
                           const struct snapshot_reopen *row, struct reseat_error **ret_error)
@@ -294,18 +287,32 @@ static int rebuild_interests(struct seed *seed, const struct snapshot *snapshot,
     return r == 0 ? program_batch_run(&batch, ret_error) : r;
 }
 
+static int rebuild_memory_locks(struct program_batch *batch, const struct snapshot *snapshot,
+                                struct reseat_error **ret_error)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < snapshot->regions_count;
+         i++, r = program_batch_room(batch, HOLDING_BYTES, ret_error))
+        add_memory_locks(batch, &snapshot->regions[i]);
+    if (r == 0 && (snapshot->process.flags & SNAPSHOT_LOCKS_FUTURE))
+        program_call(&batch->program, "locking future memory again", SYS_mlockall, MCL_FUTURE);
+    return r;
+}
+
+/* A table that is given up for one of its own takes the record locks of an heir with it. */
+static bool wants_locks(const struct seed *seed, const struct snapshot *snapshot)
+{
+    bool gives_up_table = seed->own_table && !seed->is_bare && snapshot->process.form == SNAPSHOT_FORM_HEIR;
+    return !gives_up_table && !seed->locks_come_late;
+}
+
 static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
                             struct reseat_error **ret_error)
 {
     _cleanup_(program_batch_end) struct program_batch batch = {0};
     int r = program_batch_begin(&batch, seed->process, ret_error);
-    if (!seed->shares_memory) {
-        for (size_t i = 0; r == 0 && i < snapshot->regions_count;
-             i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
-            add_memory_locks(&batch, &snapshot->regions[i]);
-        if (r == 0 && (snapshot->process.flags & SNAPSHOT_LOCKS_FUTURE))
-            program_call(&batch.program, "locking future memory again", SYS_mlockall, MCL_FUTURE);
-    }
+    if (r == 0 && !seed->shares_memory)
+        r = rebuild_memory_locks(&batch, snapshot, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->owners_count;
          i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
         add_owner(&batch, seed, snapshot, &snapshot->owners[i]);
@@ -315,15 +322,15 @@ static int rebuild_holdings(struct seed *seed, const struct snapshot *snapshot,
     for (size_t i = 0; r == 0 && i < snapshot->positions_count;
          i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
         add_position(&batch, &snapshot->positions[i]);
-    bool has_locks = snapshot->process.form == SNAPSHOT_FORM_HEIR && !seed->is_bare; /* with the table */
-    for (size_t i = 0; r == 0 && !has_locks && i < snapshot->locks_count;
-         i++, r = program_batch_room(&batch, HOLDING_BYTES, ret_error))
-        add_lock(&batch, &snapshot->locks[i]);
     if (r == 0)
         r = program_batch_run(&batch, ret_error);
     for (size_t i = 0; r == 0 && i < snapshot->reopens_count; i++)
         r = rebuild_reopen(seed, snapshot, &snapshot->reopens[i], ret_error);
-    return r == 0 ? rebuild_interests(seed, snapshot, ret_error) : r;
+    if (r == 0)
+        r = rebuild_interests(seed, snapshot, ret_error);
+    return r == 0 && wants_locks(seed, snapshot)
+               ? process_take_locks(seed->process, snapshot, seed->renews_locks, ret_error)
+               : r;
 }
 
 int process_rebuild(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)

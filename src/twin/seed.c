@@ -330,6 +330,7 @@ int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid
         .shares_memory = snapshot->process.form == SNAPSHOT_FORM_HEIR,
         .has_new_numbers = new_pid,
         .is_filtered = snapshot->process.flags & SNAPSHOT_FILTERED,
+        .renews_locks = twin_gave_up_locks(twin, snapshot),
         .deadline_ns = now_ns() + wait_ns,
     };
     int r;

@@ -28,6 +28,7 @@ struct twin_header {
         report_is_caught;      /* then ignored by the twin, lest it ever run the program's handler */
     uint8_t report_action[32]; /* struct sigaction of the kernel: what the program does with it */
     char dir[4096];
+    uint64_t gave_up_locks; /* heir: not zero once twin_give_up_locks() was called */
 };
 
 /* How many bytes of scratch this checkpoint takes, and a later restore. */
@@ -63,6 +64,11 @@ int twin_copy(struct target *twin, struct snapshot *snapshot, struct target *ret
 int twin_seed(struct target *twin, const struct snapshot *snapshot, bool new_pid, uint64_t wait_ns,
               struct seed *seed, struct target *ret_process, uint64_t *ret_free_ns,
               struct reseat_error **ret_error);
+/* A twin in hand lets go of its record locks, so that another process can take them. It then stands at a
+ * report behind which it takes them again, and sleeps: that is what it does if we die, or if
+ * target_abandon_thread() leaves it to its program. */
+int twin_give_up_locks(struct target *twin, const struct snapshot *snapshot, struct reseat_error **ret_error);
+bool twin_gave_up_locks(struct target *twin, const struct snapshot *snapshot);
 /* Where the word `passing` of its header stands in the twin (see struct seed). */
 uint64_t twin_passing_address(const struct snapshot *snapshot);
 /* Kills a sleeping twin by number and sees to it that no zombie is left. */

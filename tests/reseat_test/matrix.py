@@ -15,9 +15,11 @@ checkpointed and restored in one of these ways:
     cold     checkpoint --image (no twin is left), restore --cold, go
     cold-new-pid  the same with --new-pid                                       (subjects that say they can)
     cold-twice    cold, and again from the same image when the process has ended
+    held     checkpoint with twin and image, restore --cold while the twin lives, go
+    held-copy     checkpoint --leave-running with both, go; restore --cold, go
 
 In the cold modes what the runner holds the other end of (its pipes, the socket of the peer) is put at its selectors by
---slot. What is said of the mode `cold` in a row is said of all of them, unless they have words of their own.
+--slot. In the held modes all objects are taken from the twin. What is said of one mode in a row may imply another (IMPLIED).
 """
 
 import fcntl
@@ -32,7 +34,11 @@ from .context import Failure, Skip, process_children, process_name, process_stat
 
 COLD_MODES = ["cold", "cold-new-pid", "cold-twice"]
 LIVE_MODES = ["heir", "copy", "run-on", "keep", "twice", "new-pid", "beside"]
-MODES = LIVE_MODES + COLD_MODES
+ALONE = ["--image", "--allow=degraded"]
+HELD_MODES = ["held", "held-copy"]
+MODES = LIVE_MODES + COLD_MODES + HELD_MODES
+# What is said of a mode is said of these, too, unless they have words of their own.
+IMPLIED = {"cold": COLD_MODES, "heir": ["held"], "copy": ["held-copy"], "held": ["held-copy"]}
 INSTALL = "install"  # what makes a checkpoint be refused is nothing to it: a row's "all" does not mean it
 INSTALLED = 300  # at once
 NEW_PID_MODES = ["new-pid", "beside", "cold-new-pid"]
@@ -64,17 +70,19 @@ class Subject:
 
 def by_mode(text):
     """{"copy": "reason", …} from "copy,keep: reason; twice: another"."""
-    reasons = {}
+    reasons, implied = {}, {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         modes, _, reason = part.partition(":")
         for mode in modes.split(","):
-            named = {"all": MODES, "live": LIVE_MODES}.get(mode.strip(), [mode.strip()])
+            named = {"all": MODES, "live": LIVE_MODES + HELD_MODES}.get(mode.strip(), [mode.strip()])
             for one in named:
                 if one not in MODES + [INSTALL]:
                     raise ValueError(f"no mode {one!r} in {text!r}")
                 reasons[one] = reason.strip()
-                for cold in COLD_MODES if one == "cold" else []:
-                    reasons.setdefault(cold, reason.strip())
+                for other in IMPLIED.get(one, []):
+                    implied.setdefault(other, reason.strip())
+    for mode, reason in implied.items():
+        reasons.setdefault(mode, reason)
     return reasons
 
 
@@ -221,19 +229,20 @@ class Stage:
         if directory.exists():
             raise Failure(f"{directory} is still there although its twin was used up")
 
-    # ---- from an image alone ----
+    # ---- from an image ----
 
-    def checkpoint_image(self):
-        """Returns the directory, or None if it was refused as it should be."""
+    def checkpoint_image(self, *options):
+        """Returns the directory, or None if it was refused as it should be: what cannot be made anew here, or has no
+        place here, is refused by the restore."""
         directory = self.context.new_name("checkpoint")
-        result = self.context.reseat("checkpoint", self.target.pid, "--image", "--allow=degraded", "-o",
-                                     directory, status=None)
+        result = self.context.reseat("checkpoint", self.target.pid, "-o", directory, *options, status=None)
         if self.refused and result.status == self.refused[0]:
             self.check_sentence(result, self.refused[1])
             return None
         if result.status != 0:
             raise Failure(f"expected status 0 of {result}")
-        self.wait_killed()
+        if "--leave-running" not in options:
+            self.wait_killed()
         return directory
 
     def restore_cold(self, directory, *options):
@@ -351,7 +360,7 @@ class Stage:
         self.go()
 
     def cold(self, *options):
-        directory = self.checkpoint_image()
+        directory = self.checkpoint_image(*ALONE)
         if not directory or self.restore_cold(directory, *options):
             self.go()
         else:
@@ -361,7 +370,7 @@ class Stage:
         self.cold("--new-pid")
 
     def cold_twice(self):
-        directory = self.checkpoint_image()
+        directory = self.checkpoint_image(*ALONE)
         if directory and not self.restore_cold(directory):
             self.is_gone = True
             return
@@ -370,6 +379,28 @@ class Stage:
             self.wait_gone()
             self.restore_cold(directory)
             self.go()
+
+    def restore_held(self, directory):
+        """Like restore_cold(), with all objects from the twin; if that is refused, the twin has lost nothing."""
+        if not self.restore_cold(directory):
+            self.restore(directory)
+        if twins := [row for row in self.context.reseat("list", "--json").json if row["dir"] == str(directory)]:
+            raise Failure(f"its twin was used up, but is still there: {twins}")
+        self.go()
+
+    def held(self):
+        directory = self.checkpoint_image()
+        if directory:
+            self.restore_held(directory)
+        else:
+            self.go()
+
+    def held_copy(self):
+        directory = self.checkpoint_image("--leave-running")
+        self.go()
+        if directory:
+            self.wait_gone()
+            self.restore_held(directory)
 
 
 def run_subject(context, subject, mode):

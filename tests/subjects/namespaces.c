@@ -217,12 +217,12 @@ static void make_control_group(void)
 }
 
 const struct subject subjects[] = {
-    {"its-own", its_own, .root = true, .new_pid = true, .refused = "cold: namespace"},
-    {"its-own-users", its_own_users, .refused = "cold: namespace"},
-    {"pid", in_a_pid_namespace, .root = true, .below = true, .fails = "cold: is taken"},
-    {"pid-twice", threads_in_two_pid_namespaces, .root = true, .below = true, .fails = "cold: is taken"},
+    {"its-own", its_own, .root = true, .new_pid = true, .refused = "cold,held: namespace"},
+    {"its-own-users", its_own_users, .refused = "cold,held: namespace"},
+    {"pid", in_a_pid_namespace, .root = true, .below = true, .fails = "cold,held: is taken"},
+    {"pid-twice", threads_in_two_pid_namespaces, .root = true, .below = true, .fails = "cold,held: is taken"},
     {"pid-without-root", in_a_pid_namespace_without_root, .root = true, .below = true, .alone = true,
-     .fails = "cold: is taken"},
+     .fails = "cold,held: is taken"},
     {"init", init_of_a_pid_namespace, .root = true, .below = true, .refused = "all: first process"},
     {"children-elsewhere", children_go_elsewhere, .root = true, .refused = "all: namespace"},
     {"control-group", control_group, make_control_group, .root = true},

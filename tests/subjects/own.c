@@ -165,6 +165,27 @@ static void settings(void)
     expect_in(mounts, "/proc");
 }
 
+/* It is watched at its number, whatever is behind that now. */
+static void expect_watched(int fd)
+{
+    int epoll = MUST(epoll_create1(0));
+    struct epoll_event event = {.events = EPOLLPRI};
+
+    MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+    be_checkpointed();
+    CHECK(epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event) == 0);
+}
+
+static void watched_mounts(void)
+{
+    expect_watched(MUST(open("/proc/self/mountinfo", O_RDONLY)));
+}
+
+static void watched_process(void)
+{
+    expect_watched((int)MUST(syscall(SYS_pidfd_open, getpid(), 0)));
+}
+
 const struct subject subjects[] = {
     {"status", status, .new_pid = true},
     {"position-in-maps", position_in_maps},
@@ -175,5 +196,7 @@ const struct subject subjects[] = {
     {"watched", watched},
     {"of-a-thread", of_a_thread},
     {"settings", settings},
+    {"watched-mounts", watched_mounts},
+    {"watched-process", watched_process, .refused = "live: a pidfd on the process itself"},
     {0},
 };

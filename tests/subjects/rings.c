@@ -192,14 +192,14 @@ static void tells_an_eventfd(void)
 
 const struct subject subjects[] = {
     {"never-used", never_used, .new_pid = true,
-     .skip = "beside: two processes cannot both take from one ring", .refused = "cold: io_uring"},
-    {"idle", idle, .refused = "cold: io_uring"},
-    {"completed-but-not-taken", completed_but_not_taken, .refused = "cold: io_uring"},
+     .skip = "beside: two processes cannot both take from one ring", .refused = "cold,held: io_uring"},
+    {"idle", idle, .refused = "cold,held: io_uring"},
+    {"completed-but-not-taken", completed_but_not_taken, .refused = "cold,held: io_uring"},
     {"in-flight", in_flight, .refused = "all: in flight"},
     {"kernel-thread", with_a_kernel_thread, .refused = "all: SQPOLL"},
     {"single-issuer", for_a_single_issuer, .refused = "all: SINGLE_ISSUER"},
-    {"fixed-buffers", fixed_buffers, .refused = "copy,run-on,keep: fixed buffers; cold: io_uring"},
-    {"fixed-files", fixed_files, .refused = "cold: io_uring"},
-    {"eventfd", tells_an_eventfd, .refused = "cold: io_uring"},
+    {"fixed-buffers", fixed_buffers, .refused = "copy,run-on,keep: fixed buffers; cold,held: io_uring"},
+    {"fixed-files", fixed_files, .refused = "cold,held: io_uring"},
+    {"eventfd", tells_an_eventfd, .refused = "cold,held: io_uring"},
     {0},
 };

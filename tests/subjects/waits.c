@@ -559,7 +559,7 @@ static void hundred_sleepers(void)
         CHECK_EQUAL(pthread_join(threads[i], NULL), 0);
 }
 
-#define AIO_REFUSED "copy,run-on,keep: asynchronous I/O; cold: /[aio]"
+#define AIO_REFUSED "copy,run-on,keep: asynchronous I/O; cold,held: /[aio]"
 
 const struct subject subjects[] = {
     {"nanosleep", nanosleep_, .new_pid = true},

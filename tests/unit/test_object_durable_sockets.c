@@ -639,6 +639,14 @@ static void set_up_given(void)
     put_at(23, ends[1]);
 }
 
+static int take_live(void *userdata, object_id_t object, native_cap_t *ret_cap,
+                     struct reseat_error **ret_error)
+{
+    (void)object, (void)ret_error;
+    *ret_cap = fcntl(*(native_cap_t *)userdata, F_DUPFD_CLOEXEC, 0);
+    return 0;
+}
+
 /* One end of the pipe still lives: the other joins it. */
 static void test_given(void **state)
 {
@@ -654,8 +662,11 @@ static void test_given(void **state)
     assert_int_equal(capture_held(pd, &snapshot, &error), 0);
     assert_int_equal(native_pd_request(pd, 23, &live, NULL, &error), 0);
     subject_stop(pid);
-    struct object_given given = {object_at(&snapshot, 23), live};
-    struct object_options options = {.given = &given, .given_count = 1};
+    object_id_t given = object_at(&snapshot, 23);
+    struct object_options options = {.given = &given,
+                                     .given_count = 1,
+                                     .take = take_live,
+                                     .take_userdata = &live};
     _cleanup_(object_verdicts_free) struct object_verdicts verdicts = {0};
     assert_int_equal(object_judge_cold(&snapshot, &options, &verdicts, &error), 0);
     assert_int_equal(fate_of(&verdicts, 23), OBJECT_KEPT);

@@ -23,6 +23,9 @@ void arch_set_ip(uint64_t *regs, uint64_t ip);
 uint64_t arch_tls(const uint64_t *regs);
 uint64_t arch_second_tls(const uint64_t *regs);
 
+/* Gives registers the thread pointers of others. */
+void arch_copy_tls(uint64_t *regs, const uint64_t *from);
+
 /* The system call that sets the second one, for a way back that ptrace does not help with; false: nothing to
  * set. */
 bool arch_second_tls_call(const uint64_t *regs, long *ret_number, uint64_t ret_arguments[6]);

@@ -80,6 +80,12 @@ uint64_t arch_second_tls(const uint64_t *regs)
     return const_user(regs)->gs_base;
 }
 
+void arch_copy_tls(uint64_t *regs, const uint64_t *from)
+{
+    user(regs)->fs_base = const_user(from)->fs_base;
+    user(regs)->gs_base = const_user(from)->gs_base;
+}
+
 bool arch_second_tls_call(const uint64_t *regs, long *ret_number, uint64_t ret_arguments[6])
 {
     if (!const_user(regs)->gs_base)
