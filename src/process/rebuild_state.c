@@ -200,6 +200,19 @@ int rebuild_scores(struct seed *seed, const struct snapshot *snapshot, struct re
 }
 
 /* By itself: to set those of another takes CAP_SYS_RESOURCE once it has other ids. */
+/* What we may give it, it may have no right to take any more. What we may not, it is about to be refused. */
+static void raise_hard_limits(pid_t pid, const struct snapshot_state *state)
+{
+    for (int resource = 0; resource < SNAPSHOT_LIMITS; resource++) {
+        struct rlimit limit;
+        rlim_t wanted = state->limits[resource][1];
+        if (prlimit(pid, (enum __rlimit_resource)resource, NULL, &limit) < 0 || limit.rlim_max >= wanted)
+            continue;
+        limit.rlim_max = wanted;
+        prlimit(pid, (enum __rlimit_resource)resource, &limit, NULL);
+    }
+}
+
 int rebuild_limits(struct seed *seed, const struct snapshot *snapshot, struct reseat_error **ret_error)
 {
     const struct snapshot_state *state = &snapshot->states[0];
@@ -208,6 +221,7 @@ int rebuild_limits(struct seed *seed, const struct snapshot *snapshot, struct re
     int r = program_begin(&program, scratch, SNAPSHOT_LIMITS + 8, 0, ret_error);
     if (r < 0)
         return r;
+    raise_hard_limits(seed->process->pid, state);
     for (int resource = 0; resource < SNAPSHOT_LIMITS; resource++)
         program_call(&program, "setting a resource limit", SYS_prlimit64, 0, (uint64_t)resource,
                      scratch_copy(scratch, state->limits[resource], sizeof state->limits[resource]), 0);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 
+#define XCR0_LEGACY         0x3u /* x87 and SSE, which all have */
 #define XCR0_AVX            0x6u
 #define XCR0_AVX512         0xe6u
 #define XCR0_AMX            0x60000u
@@ -113,13 +114,13 @@ static bool read_leaf(uint32_t leaf, uint32_t subleaf, unsigned words[4])
     return __get_cpuid_count(leaf, subleaf, &words[EAX], &words[EBX], &words[ECX], &words[EDX]);
 }
 
-/* Which components of the extended state the kernel has switched on; 0: none can be. */
+/* Which components of the extended state the kernel has switched on. */
 static uint64_t read_xcr0(void)
 {
     unsigned words[4];
     uint32_t low, high;
     if (!read_leaf(1, 0, words) || !(words[ECX] & bit_OSXSAVE))
-        return 0;
+        return XCR0_LEGACY;
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (uint64_t)high << 32 | low;
 }
