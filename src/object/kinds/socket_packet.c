@@ -13,6 +13,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#define MEMBERSHIPS_MAX      4096
+#define MEMBERSHIP_COUNT_MAX 4096 /* how often it was asked for; once more is the same to the network */
+
 /* Stands behind options and filter; then as many memberships. */
 struct packet_facts {
     uint32_t membership_count;
@@ -126,7 +129,8 @@ int packet_facts_check(const struct object_view *view, size_t offset, struct res
     if (!view_has(view, offset, sizeof facts))
         return view_bad(view, ret_error, "its rings are cut off");
     memcpy(&facts, view->state + offset, sizeof facts);
-    if (!view_has(view, offset + sizeof facts, facts.membership_count * (uint64_t)sizeof row))
+    if (facts.membership_count > MEMBERSHIPS_MAX ||
+        !view_has(view, offset + sizeof facts, facts.membership_count * (uint64_t)sizeof row))
         return view_bad(view, ret_error, "its memberships are cut off");
     for (size_t i = 0; i < facts.membership_count; i++) {
         memcpy(&row, view->state + offset + sizeof facts + i * sizeof row, sizeof row);
@@ -135,9 +139,6 @@ int packet_facts_check(const struct object_view *view, size_t offset, struct res
     }
     return 0;
 }
-
-/* A membership counts how often it was asked for; once more is the same to the network. */
-#define MEMBERSHIP_COUNT_MAX 4096
 
 static int join(int fd, const struct packet_membership *row)
 {
