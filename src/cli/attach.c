@@ -28,6 +28,7 @@
 static const int state_interval_ms = 50;
 static const int reaping_wait_ms = 1000;
 static const int repaint_wait_ms = 1000;
+static const long size_change_ns = 200000000;
 static const int stop_wait_ms = 500;
 
 /* ---- what the C library and the headers of Debian 12 lack ---- */
@@ -175,10 +176,23 @@ static void follow_foreground(struct attachment *attachment)
         give_terminal(attachment);
 }
 
+/* Some paint nothing for a size that is the same (emacs), and need a moment for each. */
+static void change_size_and_back(int terminal)
+{
+    struct winsize size, other;
+    if (ioctl(terminal, TIOCGWINSZ, &size) < 0 || size.ws_row < 3)
+        return;
+    other = size;
+    other.ws_row--;
+    if (ioctl(terminal, TIOCSWINSZ, &other) == 0)
+        nanosleep(&(struct timespec){.tv_nsec = size_change_ns}, NULL);
+    ioctl(terminal, TIOCSWINSZ, &size);
+}
+
 /* What was on the screen is gone, and the terminal's size may be another. A program that catches SIGTSTP is
  * one that cleans up the screen before it stops and paints it again when it continues: make it do so. Others
- * just see the size. One that was stopped when it was checkpointed is continued, as by `fg`; that also undoes
- * a stop not yet in effect. */
+ * paint it for another size. One that was stopped when it was checkpointed is continued, as by `fg`; that
+ * also undoes a stop not yet in effect. */
 static void repaint(struct attachment *attachment)
 {
     bool was_stopped = is_stopped(attachment->pid);
@@ -188,6 +202,8 @@ static void repaint(struct attachment *attachment)
         wait_for_stop(attachment, repaint_wait_ms);
         tcsetattr(attachment->terminal, TCSADRAIN, &attachment->theirs);
         continue_group(attachment);
+    } else if (catches_signal(attachment->pid, SIGWINCH)) {
+        change_size_and_back(attachment->terminal);
     }
     send_signal(attachment, SIGWINCH);
 }

@@ -5,9 +5,11 @@ import os
 import re
 import shlex
 import signal
+import time
 
 from programs.driving import need, read_text
 from reseat_test import each
+from reseat_test.context import process_children
 
 PROMPT = "ready>"
 
@@ -390,6 +392,16 @@ def test_python_prompt(context):
     session.is_over()
 
 
+def is_alone(pid, seconds):
+    """Whether it has no child, for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process_children(pid):
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def test_emacs(context):
     need("emacs")
     file = context.path("text")
@@ -398,6 +410,8 @@ def test_emacs(context):
     pane.wait_for("New file")
     pane.type("written before")
     pane.wait_for("written before")
+    # It may compile what it has loaded, in a child.
+    context.until(lambda: is_alone(session.pid, seconds=1), "emacs to be alone", seconds=60)
     directory = session.checkpoint()
     pane.type("clear", "Enter")
     pane.restore(directory)
