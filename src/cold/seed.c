@@ -40,7 +40,8 @@ void cold_renumber(struct snapshot *snapshot)
 static size_t scratch_bytes(const struct snapshot *snapshot)
 {
     return process_scratch_bytes(snapshot) + COLD_BASE_BYTES +
-           snapshot->threads_count * (COLD_THREAD_BYTES + snapshot->states[0].credentials.group_count * sizeof(uint32_t));
+           snapshot->threads_count *
+               (COLD_THREAD_BYTES + snapshot->states[0].credentials.group_count * sizeof(uint32_t));
 }
 
 /* ---- directories ---- */

@@ -31,6 +31,7 @@ enum difference {
     DIFFERENT_TABLE,
     DIFFERENT_DIRECTORIES,
     DIFFERENT_CREDENTIALS,
+    OWN_CREDENTIALS, /* no obstacle: it takes them on again */
     DIFFERENT_FILTERS,
     DIFFERENT_NAMESPACES,
     HAS_SHADOW_STACK,
@@ -71,7 +72,6 @@ static const struct {
 struct findings {
     size_t count[DIFFERENCE_COUNT];
     int first_tid[DIFFERENCE_COUNT];
-    bool has_credentials; /* a thread has its own, and will again */
 };
 
 static void finding_add(struct findings *findings, enum difference difference, int tid)
@@ -121,7 +121,7 @@ static void compare_status(const struct inspection *inspection, const char *stat
     static const char *const filters[] = {"Seccomp", "Seccomp_filters"};
     if (status_lines_differ(inspection->status, status, credentials, COUNT_OF(credentials))) {
         if (may_become(inspection, status))
-            findings->has_credentials = true;
+            finding_add(findings, OWN_CREDENTIALS, tid);
         else
             finding_add(findings, DIFFERENT_CREDENTIALS, tid);
     }
@@ -276,7 +276,7 @@ static int add_filter(struct inspection *inspection)
 static int add_findings(struct inspection *inspection, const struct findings *findings)
 {
     for (size_t i = 0; i < DIFFERENCE_COUNT; i++) {
-        if (findings->count[i] == 0)
+        if (findings->count[i] == 0 || i == OWN_CREDENTIALS)
             continue;
         char more[64] = "";
         if (findings->count[i] > 1)
@@ -307,7 +307,7 @@ int find_thread_obstacles(struct inspection *inspection, struct reseat_error **r
             return inspection_fail(inspection, r, "task", ret_error);
         any_filtered = any_filtered || filtered;
     }
-    inspection->obstacles->threads_differ = findings.has_credentials;
+    inspection->obstacles->threads_differ = findings.count[OWN_CREDENTIALS] > 0;
     r = any_filtered ? add_filter(inspection) : 0;
     if (r == 0)
         r = add_findings(inspection, &findings);

@@ -21,8 +21,8 @@ long target_trace(int request, pid_t tid, uint64_t address, uint64_t data)
     return r < 0 ? -errno : r;
 }
 
-/* The end of a main thread is told when those of all others have been collected, which no parent does while we
- * trace them. */
+/* The end of a main thread is told when those of all others have been collected, which no parent does while
+ * we trace them. */
 static void collect_ends_of_others(pid_t pid)
 {
     _cleanup_close_ int proc_fd = proc_open(pid);

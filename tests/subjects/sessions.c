@@ -285,8 +285,10 @@ const struct subject subjects[] = {
     {"terminal", leader_with_terminal, SHARED_TERMINAL},
     {"both-ends", both_ends, .new_pid = true, .skip = "beside: both would take the same input",
      .refused = "cold: have not been read"},
-    {"job-in-foreground", job_in_the_foreground, SHARED_TERMINAL, .below = true, .refused = "cold,held: session"},
-    {"job-in-background", job_in_the_background, SHARED_TERMINAL, .below = true, .refused = "cold,held: session"},
+    {"job-in-foreground", job_in_the_foreground, SHARED_TERMINAL, .below = true,
+     .refused = "cold,held: session"},
+    {"job-in-background", job_in_the_background, SHARED_TERMINAL, .below = true,
+     .refused = "cold,held: session"},
     {"group-without-leader", group_without_leader, .below = true},
     {0},
 };

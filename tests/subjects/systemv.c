@@ -96,7 +96,8 @@ static void watch_semaphore(void)
 const struct subject subjects[] = {
     {"shared-memory", shared_memory, make_shared_memory},
     {"undone-at-the-end", undone_at_the_end, watch_semaphore,
-     .skip = "copy,keep: what one process has to undo is undone when it ends, and only once; cold,held: what it "
-             "has to undo was undone at its end, and nobody can see it"},
+     .skip =
+         "copy,keep: what one process has to undo is undone when it ends, and only once; cold,held: what it "
+         "has to undo was undone at its end, and nobody can see it"},
     {0},
 };

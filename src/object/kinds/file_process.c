@@ -11,6 +11,7 @@
 #include <linux/sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -73,13 +74,18 @@ bool file_process_can_be_made(const struct object_view *view)
 static pid_t clone_child(pid_t number)
 {
     struct clone_args arguments = {.exit_signal = SIGCHLD, .set_tid = (uint64_t)&number, .set_tid_size = 1};
+    pid_t parent = getpid();
     long pid = syscall(SYS_clone3, &arguments, sizeof arguments);
     if (pid < 0) {
         arguments.set_tid = arguments.set_tid_size = 0;
         pid = syscall(SYS_clone3, &arguments, sizeof arguments);
     }
-    while (pid == 0)
-        syscall(SYS_ppoll, NULL, 0, &(struct timespec){.tv_sec = 1}, NULL, 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        while (getppid() == parent)
+            pause();
+        _exit(0);
+    }
     return pid < 0 ? -errno : (pid_t)pid;
 }
 
