@@ -314,15 +314,19 @@ static const struct field actions_fields[] = {
     {0},
 };
 
+/* Of a row that has a struct snapshot_credentials of that name. */
+#define CREDENTIALS_FIELDS(type)                                                                             \
+    FIELDS(type, credentials.uids, FIELD_UNSIGNED, uint32_t),                                                \
+        FIELDS(type, credentials.gids, FIELD_UNSIGNED, uint32_t),                                            \
+        FIELD(type, credentials.groups_offset, FIELD_BLOB, 4, NULL),                                         \
+        FIELD(type, credentials.group_count, FIELD_UNSIGNED, 0, NULL),                                       \
+        FIELD(type, credentials.secure_bits, FIELD_ADDRESS, 0, NULL),                                        \
+        FIELDS(type, credentials.privileges, FIELD_ADDRESS, uint64_t)
+
 static const struct field states_fields[] = {
     FIELD(snapshot_state, flags, FIELD_FLAGS, 0, state_flags_words),
     FIELD(snapshot_state, umask, FIELD_ADDRESS, 0, NULL),
-    FIELDS(snapshot_state, credentials.uids, FIELD_UNSIGNED, uint32_t),
-    FIELDS(snapshot_state, credentials.gids, FIELD_UNSIGNED, uint32_t),
-    FIELD(snapshot_state, credentials.groups_offset, FIELD_BLOB, 4, NULL),
-    FIELD(snapshot_state, credentials.group_count, FIELD_UNSIGNED, 0, NULL),
-    FIELD(snapshot_state, credentials.secure_bits, FIELD_ADDRESS, 0, NULL),
-    FIELDS(snapshot_state, credentials.privileges, FIELD_ADDRESS, uint64_t),
+    CREDENTIALS_FIELDS(snapshot_state),
     FIELDS(snapshot_state, limits, FIELD_UNSIGNED, uint64_t),
     FIELD(snapshot_state, layout.start_code, FIELD_ADDRESS, 0, NULL),
     FIELD(snapshot_state, layout.end_code, FIELD_ADDRESS, 0, NULL),
@@ -369,12 +373,7 @@ static const struct field filters_fields[] = {
 
 static const struct field credentials_fields[] = {
     FIELD(snapshot_thread_credentials, tid, FIELD_UNSIGNED, 0, NULL),
-    FIELDS(snapshot_thread_credentials, credentials.uids, FIELD_UNSIGNED, uint32_t),
-    FIELDS(snapshot_thread_credentials, credentials.gids, FIELD_UNSIGNED, uint32_t),
-    FIELD(snapshot_thread_credentials, credentials.groups_offset, FIELD_BLOB, 4, NULL),
-    FIELD(snapshot_thread_credentials, credentials.group_count, FIELD_UNSIGNED, 0, NULL),
-    FIELD(snapshot_thread_credentials, credentials.secure_bits, FIELD_ADDRESS, 0, NULL),
-    FIELDS(snapshot_thread_credentials, credentials.privileges, FIELD_ADDRESS, uint64_t),
+    CREDENTIALS_FIELDS(snapshot_thread_credentials),
     {0},
 };
 
