@@ -116,6 +116,8 @@ def backtraces(context, program, core):
     result = context.run(["gdb", "-nx", "-batch", "-ex", "thread apply all backtrace", program, core], seconds=60, status=None)
     stacks = {}
     for part in re.split(r"\nThread \d+ ", result.stdout)[1:]:
+        # A C library without symbols has frames of no name; they are in a file, other than those of a broken stack.
+        part = re.sub(r"^#\d+ .*\?\? \(\) from /.*\n", "", part, flags=re.MULTILINE)
         frames = re.findall(r"^#\d+ +(?:0x[0-9a-f]+ in )?([^ ]+) \(", part, re.MULTILINE)
         frames = [frame for frame in frames if frame not in ("start_thread", "clone3", "__clone3", "_start")]
         frames = [frame for frame in frames if "libc_start" not in frame]

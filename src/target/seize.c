@@ -33,7 +33,8 @@
 #define TASK_DIRECTORY_LINKS 2
 
 /* So often a thread is let run on that stands in the vDSO. */
-#define VDSO_TRIES 64
+#define VDSO_TRIES     64
+#define VDSO_MOMENT_NS 50000L /* for a thread to leave the vDSO, at first; a machine at work takes longer */
 
 /* For how long threads that are counted but not listed are looked for. */
 #define CENSUS_TIMEOUT_NS 1000000000U
@@ -476,7 +477,8 @@ int target_stop(struct target *target, struct reseat_error **ret_error)
     target->stop_ns = now_ns();
     interrupt_threads(target);
     int r = await_all(target, ret_error);
-    while (r == 0 && target->leaves_vdso && tries++ < VDSO_TRIES && target_run_out_of_vdso(target))
+    while (r == 0 && target->leaves_vdso && tries < VDSO_TRIES &&
+           target_run_out_of_vdso(target, VDSO_MOMENT_NS << tries++ / 8))
         r = await_all(target, ret_error);
     if (r < 0)
         return r;

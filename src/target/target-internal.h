@@ -17,4 +17,4 @@ long target_trace(int request, pid_t tid, uint64_t address, uint64_t data);
 
 /* Lets the stopped threads that stand in the vDSO run on for a moment, and says whether there were any: they
  * have been interrupted again. */
-bool target_run_out_of_vdso(struct target *target);
+bool target_run_out_of_vdso(struct target *target, long moment_ns);

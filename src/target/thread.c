@@ -11,9 +11,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define YIELD_NS       300000 /* how long to wait by yielding before sleeping */
-#define SLEEP_NS       100000
-#define VDSO_MOMENT_NS 50000 /* for a thread to leave the vDSO */
+#define YIELD_NS 300000 /* how long to wait by yielding before sleeping */
+#define SLEEP_NS 100000
 
 long target_trace(int request, pid_t tid, uint64_t address, uint64_t data)
 {
@@ -152,9 +151,8 @@ int target_write(struct target *target, uint64_t address, const void *data, size
     return n == (ssize_t)length ? 0 : n < 0 ? -errno : -EFAULT;
 }
 
-bool target_run_out_of_vdso(struct target *target)
+bool target_run_out_of_vdso(struct target *target, long moment_ns)
 {
-    static const struct timespec moment = {.tv_nsec = VDSO_MOMENT_NS};
     bool has_any = false;
     for (size_t i = 0; i < target->thread_count; i++) {
         struct target_thread *thread = &target->threads[i];
@@ -165,7 +163,7 @@ bool target_run_out_of_vdso(struct target *target)
         has_any = true;
     }
     if (has_any)
-        nanosleep(&moment, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = moment_ns}, NULL);
     for (size_t i = 0; i < target->thread_count; i++)
         if (!target->threads[i].is_stopped)
             target_trace(PTRACE_INTERRUPT, target->threads[i].tid, 0, 0);

@@ -1,9 +1,11 @@
 """Drivers for the servers in sources/: each adds up numbers, for each connection and in total, and counts ticks."""
 
+import fcntl
 import http.client
 import os
 import re
 import shutil
+import tempfile
 
 from programs.driving import SOURCES, Driver, Line, need, read_text, status_at_end
 
@@ -68,16 +70,23 @@ def build(context, name, source, *compiler):
     replaced. Kept in the build directory while the source is not newer, because some compilers are slow."""
     source = os.path.join(SOURCES, source)
     out = os.path.join(context.build, "programs", name)
-    if not os.path.exists(out) or os.path.getmtime(out) < os.path.getmtime(source):
-        need(compiler[0])
-        os.makedirs(os.path.dirname(out), exist_ok=True)
-        fresh = context.path("built")
-        words = [need(compiler[0]), *(word.replace("OUT", fresh).replace("SOURCE", source) for word in compiler[1:])]
-        compiling = context.start(words, environment={"GO111MODULE": "off"}, stderr="pipe")
-        status = status_at_end(context, compiling, 60)
-        compiling.read_available()
-        assert status == 0, f"{' '.join(words)} ended with {status}: {compiling.output}"
-        if os.path.isdir(out):
-            shutil.rmtree(out)
-        os.replace(fresh, out)
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    with open(f"{out}.lock", "w") as lock:  # others that want it wait: what runs is not to be replaced
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(out) or os.path.getmtime(out) < os.path.getmtime(source):
+            compile_anew(context, out, source, *compiler)
     return out
+
+
+def compile_anew(context, out, source, *compiler):
+    place = tempfile.mkdtemp(dir=os.path.dirname(out))  # on the file system on which it is renamed
+    context.defer(shutil.rmtree, place)
+    fresh = os.path.join(place, "built")
+    words = [need(compiler[0]), *(word.replace("OUT", fresh).replace("SOURCE", source) for word in compiler[1:])]
+    compiling = context.start(words, environment={"GO111MODULE": "off"}, stderr="pipe")
+    status = status_at_end(context, compiling, 60)
+    compiling.read_available()
+    assert status == 0, f"{' '.join(words)} ended with {status}: {compiling.output}"
+    if os.path.isdir(out):
+        shutil.rmtree(out)
+    os.replace(fresh, out)

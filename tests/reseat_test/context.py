@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
+command = None  # where reseat is, if not in the build directory
 patience = 1  # how many times as long as is usual we wait for anything (tests/run --patience)
 TWIN_NAME = "reseat:"  # a twin's name in ps is `reseat:PID`
 
@@ -152,7 +153,7 @@ class Program:
 class Context:
     def __init__(self, build, directory, verbose=False):
         self.build = Path(build)
-        self.command = str(self.build / "reseat")
+        self.command = command or str(self.build / "reseat")
         self.directory = Path(directory)  # of this test; removed afterwards
         self.verbose = verbose
         self.transcript = []  # every reseat command and its output; shown if the test fails

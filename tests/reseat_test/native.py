@@ -28,7 +28,7 @@ class Pd:
     """A struct reseat_pd."""
 
     def __init__(self, context, pid):
-        library = Path(context.command).parent / "libreseat.so"
+        library = context.build / "libreseat.so"
         if context.has_sanitizer:
             raise Skip("a library with AddressSanitizer wants to be loaded first, which in Python it is not")
         self.library = ctypes.CDLL(str(library))
