@@ -90,6 +90,8 @@ int proc_open(pid_t pid);
 const char *status_find(const char *status, const char *name);
 /* The same as a number in the given base; 0 if the line is missing. */
 uint64_t status_number(const char *status, const char *name, int base);
+/* The four of "Uid" or "Gid": real, effective, saved, of the file system. */
+bool status_ids(const char *status, const char *name, uint32_t ids[4]);
 /* The numbers of NSpid, outermost PID namespace first; returns how many, at most `capacity`. */
 size_t status_ns_pids(const char *status, uint32_t *pids, size_t capacity);
 /* The number of this boot (random(4)), which a checkpoint notes; `size` of 37 bytes is enough. */

@@ -61,6 +61,12 @@ uint64_t status_number(const char *status, const char *name, int base)
     return value ? strtoull(value, NULL, base) : 0;
 }
 
+bool status_ids(const char *status, const char *name, uint32_t ids[4])
+{
+    const char *value = status_find(status, name);
+    return value && sscanf(value, "%u %u %u %u", &ids[0], &ids[1], &ids[2], &ids[3]) == 4;
+}
+
 size_t status_ns_pids(const char *status, uint32_t *pids, size_t capacity)
 {
     const char *value = status_find(status, "NSpid");

@@ -22,13 +22,6 @@
 
 /* ---- reading ---- */
 
-/* "Uid:\t1\t2\t3\t4" */
-static bool read_ids(const char *status, const char *name, uint32_t ids[4])
-{
-    const char *value = status_find(status, name);
-    return value && sscanf(value, "%u %u %u %u", &ids[0], &ids[1], &ids[2], &ids[3]) == 4;
-}
-
 static int read_groups(const char *status, struct snapshot *snapshot,
                        struct snapshot_credentials *credentials)
 {
@@ -56,7 +49,7 @@ int credentials_parse(const char *status, struct snapshot *snapshot,
 {
     static const char *const sets[] = {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"};
     struct snapshot_credentials credentials = {0};
-    if (!read_ids(status, "Uid", credentials.uids) || !read_ids(status, "Gid", credentials.gids))
+    if (!status_ids(status, "Uid", credentials.uids) || !status_ids(status, "Gid", credentials.gids))
         return -EBADMSG;
     for (size_t i = 0; i < SNAPSHOT_PRIVILEGE_SETS; i++)
         credentials.privileges[i] = status_number(status, sets[i], 16);

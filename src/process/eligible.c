@@ -137,13 +137,6 @@ static int check_tracer(const struct candidate *candidate, struct reseat_error *
 
 /* ---- whether we may ---- */
 
-/* Four ids of a Uid or Gid line: real, effective, saved, filesystem. */
-static bool read_ids(const char *status, const char *name, unsigned *ret_ids)
-{
-    const char *line = status_find(status, name);
-    return line && sscanf(line, "%u %u %u %u", &ret_ids[0], &ret_ids[1], &ret_ids[2], &ret_ids[3]) == 4;
-}
-
 static bool ids_match(const unsigned *ids, unsigned ours)
 {
     return ids[0] == ours && ids[1] == ours && ids[2] == ours;
@@ -157,8 +150,8 @@ static int read_yama_scope(void)
 
 static int explain_ids(const struct candidate *candidate, struct reseat_error **ret_error)
 {
-    unsigned uids[4], gids[4];
-    if (!read_ids(candidate->status, "Uid", uids) || !read_ids(candidate->status, "Gid", gids) ||
+    uint32_t uids[4], gids[4];
+    if (!status_ids(candidate->status, "Uid", uids) || !status_ids(candidate->status, "Gid", gids) ||
         (ids_match(uids, getuid()) && ids_match(gids, getgid())))
         return 0;
     return error_set(
@@ -214,8 +207,8 @@ static int explain_yama(const struct candidate *candidate, struct reseat_error *
 static int explain_dumpable(const struct candidate *candidate, struct reseat_error **ret_error)
 {
     struct stat stat;
-    unsigned uids[4];
-    if (fstatat(candidate->proc_fd, "status", &stat, 0) < 0 || !read_ids(candidate->status, "Uid", uids) ||
+    uint32_t uids[4];
+    if (fstatat(candidate->proc_fd, "status", &stat, 0) < 0 || !status_ids(candidate->status, "Uid", uids) ||
         stat.st_uid == uids[1])
         return 0;
     return error_set(

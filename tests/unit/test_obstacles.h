@@ -82,6 +82,16 @@ static inline void subject_end(const struct subject *subject)
         ; /* what it cloned with CLONE_PARENT */
 }
 
+static inline struct subject subject_start_or_skip(setup_fn *setup)
+{
+    struct subject subject = subject_start(setup);
+    if (subject.selector == SETUP_IMPOSSIBLE) {
+        subject_end(&subject);
+        skip();
+    }
+    return subject;
+}
+
 static inline void assert_ok(int r, struct reseat_error *error)
 {
     if (r < 0)
@@ -120,11 +130,7 @@ static inline struct obstacles find(pid_t pid, enum snapshot_form form)
 /* The condition yields exactly this sentence, and nothing else that is grave. */
 static inline void expect(setup_fn *setup, enum snapshot_form form, enum severity severity, const char *words)
 {
-    struct subject subject = subject_start(setup);
-    if (subject.selector == SETUP_IMPOSSIBLE) {
-        subject_end(&subject);
-        skip();
-    }
+    struct subject subject = subject_start_or_skip(setup);
     _cleanup_(obstacles_free) struct obstacles obstacles = find(subject.pid, form);
     subject_end(&subject);
     const struct obstacle *found = obstacles_search(&obstacles, words);
@@ -141,11 +147,7 @@ static inline void expect(setup_fn *setup, enum snapshot_form form, enum severit
 
 static inline void expect_nothing(setup_fn *setup, enum snapshot_form form)
 {
-    struct subject subject = subject_start(setup);
-    if (subject.selector == SETUP_IMPOSSIBLE) {
-        subject_end(&subject);
-        skip();
-    }
+    struct subject subject = subject_start_or_skip(setup);
     _cleanup_(obstacles_free) struct obstacles obstacles = find(subject.pid, form);
     subject_end(&subject);
     assert_int_equal(count_grave(&obstacles), 0);
